@@ -2,3 +2,4 @@
 //! Each module uses only those above it in this list; `tests/tidy.rs` holds that.
 
 pub mod types;
+pub mod catalog;
