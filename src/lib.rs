@@ -3,3 +3,4 @@
 
 pub mod types;
 pub mod catalog;
+pub mod log;
