@@ -197,7 +197,7 @@ impl Log {
             let id = inner.next_id.fetch_add(1, Ordering::AcqRel);
             let file = Arc::new(inner.files.create(id)?);
             let mut header = aligned_block();
-            let SegmentHeaderParts { bytes } = &mut header;
+            let SegmentHeaderParts { bytes } = &mut *header;
             SegmentHeader {
                 segment: id,
                 bucket: inner.identity.bucket,
