@@ -79,7 +79,11 @@ const COS: Traits = Traits {
     no_rule_code: "NoSuchEncryptionConfiguration",
     ..NATIVE
 };
-const OSS: Traits = Traits { name: "oss", none: false, ..NATIVE };
+const OSS: Traits = Traits {
+    name: "oss",
+    none: false,
+    ..NATIVE
+};
 const AWS: Traits = Traits {
     name: "aws",
     sm4: false,
@@ -101,7 +105,13 @@ const JD: Traits = Traits {
 
 impl Dialect {
     /// Every dialect, in the order of the contract's table.
-    pub const ALL: [Dialect; 5] = [Dialect::Native, Dialect::Cos, Dialect::Oss, Dialect::Jd, Dialect::Aws];
+    pub const ALL: [Dialect; 5] = [
+        Dialect::Native,
+        Dialect::Cos,
+        Dialect::Oss,
+        Dialect::Jd,
+        Dialect::Aws,
+    ];
 
     const fn traits(self) -> &'static Traits {
         match self {
@@ -169,7 +179,11 @@ impl Dialect {
     /// # Errors
     /// [`RuleError::NotInDialect`].
     pub fn check_request(self, request: &Request) -> Result<(), RuleError> {
-        if self.requests_win() { self.check_anywhere(&request.as_rule()) } else { Ok(()) }
+        if self.requests_win() {
+            self.check_anywhere(&request.as_rule())
+        } else {
+            Ok(())
+        }
     }
 
     /// The part of [`Self::check_rule`] that does not depend on the place.
@@ -182,7 +196,11 @@ impl Dialect {
             Rule::Kms { sm4: true, .. } if !allowed.sm4 => "leave out SM4",
             Rule::None | Rule::Aes256 | Rule::Kms { .. } => return Ok(()),
         };
-        Err(RuleError::NotInDialect { what: quoted(&rule.to_string()), dialect: self, instead })
+        Err(RuleError::NotInDialect {
+            what: quoted(&rule.to_string()),
+            dialect: self,
+            instead,
+        })
     }
 }
 

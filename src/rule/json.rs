@@ -4,14 +4,13 @@
 use std::fmt;
 use std::marker::PhantomData;
 
+use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
-use serde::Deserialize;
 
 use super::error::{Position, RuleError, quoted};
-use super::model::Rule;
+use super::model::{Fields, Rule};
 use super::xml::algorithm_of_configuration;
-use super::model::Fields;
 
 /// AWS: ServerSideEncryptionConfiguration.
 #[derive(Deserialize)]
@@ -44,8 +43,12 @@ struct ByDefault {
 
 /// Reads one rule.
 pub(super) fn parse(text: &str) -> Result<Rule, RuleError> {
-    let Object(configuration) = serde_json::from_str::<Object<Configuration>>(text).map_err(|e| malformed(text, &e))?;
-    let OneRule(RuleObject { by_default: Object(fields), .. }) = configuration.rules;
+    let Object(configuration) =
+        serde_json::from_str::<Object<Configuration>>(text).map_err(|e| malformed(text, &e))?;
+    let OneRule(RuleObject {
+        by_default: Object(fields),
+        ..
+    }) = configuration.rules;
     let algorithm = fields.algorithm.trim_ascii();
     if algorithm.is_empty() {
         let at = Position::of_byte(text.as_bytes(), text.find("\"SSEAlgorithm\"").unwrap_or(0));
@@ -68,7 +71,9 @@ fn malformed(text: &str, error: &serde_json::Error) -> RuleError {
     };
     // serde_json ends its message with the position, which ours begins with.
     let full = error.to_string();
-    let what = full.rsplit_once(" at line ").map_or(full.as_str(), |(what, _)| what);
+    let what = full
+        .rsplit_once(" at line ")
+        .map_or(full.as_str(), |(what, _)| what);
     RuleError::malformed(at, quoted(what))
 }
 
@@ -108,7 +113,9 @@ impl<'de> Deserialize<'de> for OneRule {
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut rules: A) -> Result<OneRule, A::Error> {
                 let Some(Object(rule)) = rules.next_element::<Object<RuleObject>>()? else {
-                    return Err(A::Error::custom("Rules is empty: give one rule, or delete the bucket's"));
+                    return Err(A::Error::custom(
+                        "Rules is empty: give one rule, or delete the bucket's",
+                    ));
                 };
                 if rules.next_element::<IgnoredAny>()?.is_some() {
                     return Err(A::Error::custom("there is a second rule: a bucket has one"));
