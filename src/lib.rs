@@ -1,1 +1,7 @@
+//! ssefs mounts a bucket as a directory and seals what is written into it by the bucket's encryption rule.
+//! Each module uses only those above it in this list; `tests/tidy.rs` holds that.
+
+pub mod types;
 pub mod rule;
+pub mod catalog;
+pub mod log;
