@@ -15,7 +15,7 @@ use tempfile::TempDir;
 pub struct Config(TempDir);
 
 impl Config {
-    pub fn new() -> Self {
+    pub fn temp() -> Self {
         Config(TempDir::new().unwrap())
     }
     pub fn dir(&self) -> PathBuf {

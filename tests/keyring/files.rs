@@ -10,7 +10,7 @@ use std::process::Command;
 
 #[test]
 fn the_first_run_makes_both_files_private_and_the_second_makes_nothing() {
-    let c = Config::new();
+    let c = Config::temp();
     let source = RootSource::in_config(&c.dir());
     let (first, created) = Keyring::open_or_create(&c.dir(), source.clone()).unwrap();
     assert_eq!(created, Created { root_key: true, keyring: true });
@@ -27,7 +27,7 @@ fn the_first_run_makes_both_files_private_and_the_second_makes_nothing() {
 
 #[test]
 fn a_root_key_that_was_there_before_the_keyring_is_used() {
-    let c = Config::new();
+    let c = Config::temp();
     let place = c.beside("safe/root.key");
     fs::create_dir(c.beside("safe")).unwrap();
     let source = RootSource::File(place.clone());
@@ -41,7 +41,7 @@ fn a_root_key_that_was_there_before_the_keyring_is_used() {
 
 #[test]
 fn a_missing_root_key_is_named_by_place_and_id_and_never_made_anew() {
-    let c = Config::new();
+    let c = Config::temp();
     let id = c.make().root_id();
     fs::remove_file(c.root()).unwrap();
     for refused in [c.open(), Keyring::open_or_create(&c.dir(), RootSource::in_config(&c.dir())).map(|k| k.0)] {
@@ -55,7 +55,7 @@ fn a_missing_root_key_is_named_by_place_and_id_and_never_made_anew() {
 
 #[test]
 fn a_wrong_root_key_is_told_from_the_one_needed() {
-    let (a, b) = (Config::new(), Config::new());
+    let (a, b) = (Config::temp(), Config::temp());
     let (id_a, id_b) = (a.make().root_id(), b.make().root_id());
     fs::copy(b.root(), a.root()).unwrap();
     let error = a.refusal();
@@ -66,7 +66,7 @@ fn a_wrong_root_key_is_told_from_the_one_needed() {
 
 #[test]
 fn a_root_key_that_others_can_read_is_refused() {
-    let c = Config::new();
+    let c = Config::temp();
     c.make();
     for mode in [0o604, 0o640, 0o660, 0o622, 0o601] {
         chmod(&c.root(), mode);
@@ -78,7 +78,7 @@ fn a_root_key_that_others_can_read_is_refused() {
 
 #[test]
 fn a_malformed_root_key_is_refused_and_not_printed() {
-    let c = Config::new();
+    let c = Config::temp();
     c.make();
     let good = fs::read_to_string(c.root()).unwrap();
     let secret = good[17..81].to_owned();
@@ -104,7 +104,7 @@ fn a_malformed_root_key_is_refused_and_not_printed() {
 
 #[test]
 fn a_missing_foreign_truncated_or_newer_keyring_is_refused_by_name() {
-    let c = Config::new();
+    let c = Config::temp();
     c.make().create_key(Some("photos"), "").unwrap();
     let good = fs::read(c.db()).unwrap();
     let named = |error: KeyError| {
@@ -151,7 +151,7 @@ fn full(c: &Config) -> Keyring {
 
 #[test]
 fn r64_an_edit_of_any_column_is_noticed_and_the_row_named() {
-    let c = Config::new();
+    let c = Config::temp();
     full(&c);
     let good = fs::read(c.db()).unwrap();
     let edits = [
@@ -193,7 +193,7 @@ fn r64_an_edit_of_any_column_is_noticed_and_the_row_named() {
 
 #[test]
 fn r64_removed_rows_and_older_rows_put_back_are_noticed() {
-    let c = Config::new();
+    let c = Config::temp();
     let k = full(&c);
     let cmk = k.resolve("mine").unwrap();
     let good = fs::read(c.db()).unwrap();
@@ -223,7 +223,7 @@ fn r64_removed_rows_and_older_rows_put_back_are_noticed() {
 
 #[test]
 fn what_one_handle_changes_another_sees_at_its_next_call() {
-    let c = Config::new();
+    let c = Config::temp();
     let (a, b) = (c.make(), c.make());
     let before = b.generation().unwrap();
     let key = a.create_key(Some("mine"), "").unwrap();
@@ -253,7 +253,7 @@ fn child_makes_keys() {
 
 #[test]
 fn processes_that_change_one_keyring_at_once_lose_nothing() {
-    let c = Config::new();
+    let c = Config::temp();
     let spawn = || {
         Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "files::child_makes_keys", "--ignored"])

@@ -14,7 +14,7 @@ fn mine(k: &Keyring) -> KeyId {
 
 #[test]
 fn r20_rotation_wraps_by_a_new_version_and_old_versions_still_open() {
-    let c = Config::new();
+    let c = Config::temp();
     let k = c.make();
     let key = mine(&k);
     let first = k.new_kek(&key, &BUCKET, KEK).unwrap();
@@ -43,7 +43,7 @@ fn r20_rotation_wraps_by_a_new_version_and_old_versions_still_open() {
 
 #[test]
 fn a_wrapped_kek_opens_only_for_its_bucket_its_number_and_its_key() {
-    let c = Config::new();
+    let c = Config::temp();
     let k = c.make();
     let (key, other) = (mine(&k), k.create_key(None, "").unwrap());
     let made = k.new_kek(&key, &BUCKET, KEK).unwrap();
@@ -61,7 +61,7 @@ fn a_wrapped_kek_opens_only_for_its_bucket_its_number_and_its_key() {
 
 #[test]
 fn r36_service_keys_are_made_when_first_needed_and_once() {
-    let c = Config::new();
+    let c = Config::temp();
     let k = c.make();
     assert_eq!(k.list_keys().unwrap(), []);
     let cmk = k.default_cmk().unwrap();
@@ -77,7 +77,7 @@ fn r36_service_keys_are_made_when_first_needed_and_once() {
 
 #[test]
 fn r52_a_cmk_is_named_by_id_or_alias() {
-    let c = Config::new();
+    let c = Config::temp();
     let k = c.make();
     let key = mine(&k);
     assert!(key.0.starts_with("mk-") && key.0.len() == 19);
@@ -94,7 +94,7 @@ fn r52_a_cmk_is_named_by_id_or_alias() {
 
 #[test]
 fn r59_missing_disabled_and_dying_keys_have_the_vendors_codes_and_the_keys_name() {
-    let c = Config::new();
+    let c = Config::temp();
     let k = c.make();
     let key = mine(&k);
     let made = k.new_kek(&key, &BUCKET, KEK).unwrap();
@@ -128,7 +128,7 @@ fn r59_missing_disabled_and_dying_keys_have_the_vendors_codes_and_the_keys_name(
 
 #[test]
 fn r54_calls_that_an_external_service_would_bill_are_counted() {
-    let c = Config::new();
+    let c = Config::temp();
     let k = c.make();
     let key = mine(&k);
     assert_eq!(k.calls(), 0);
@@ -142,7 +142,7 @@ fn r54_calls_that_an_external_service_would_bill_are_counted() {
 
 #[test]
 fn threads_share_a_keyring() {
-    let c = Config::new();
+    let c = Config::temp();
     let k = c.make();
     let key = mine(&k);
     std::thread::scope(|s| {

@@ -9,7 +9,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 
 #[test]
 fn a_store_is_made_only_when_asked_and_keeps_its_id() {
-    let c = Config::new();
+    let c = Config::temp();
     let k = c.make();
     let path = c.beside("deep/store");
     let error = k.open_store(&path, false).unwrap_err();
@@ -26,7 +26,7 @@ fn a_store_is_made_only_when_asked_and_keeps_its_id() {
 
 #[test]
 fn a_store_has_one_name_whatever_way_leads_to_it() {
-    let c = Config::new();
+    let c = Config::temp();
     let k = c.make();
     let path = c.beside("store");
     let id = k.open_store(&path, true).unwrap();
@@ -39,7 +39,7 @@ fn a_store_has_one_name_whatever_way_leads_to_it() {
 
 #[test]
 fn a_known_path_without_its_id_file_asks_whether_the_disk_is_mounted() {
-    let c = Config::new();
+    let c = Config::temp();
     let k = c.make();
     let path = c.beside("store");
     let id = k.open_store(&path, true).unwrap();
@@ -56,7 +56,7 @@ fn a_known_path_without_its_id_file_asks_whether_the_disk_is_mounted() {
 
 #[test]
 fn swapped_stores_are_refused() {
-    let c = Config::new();
+    let c = Config::temp();
     let k = c.make();
     let (a, b) = (c.beside("a"), c.beside("b"));
     let (id_a, id_b) = (k.open_store(&a, true).unwrap(), k.open_store(&b, true).unwrap());
@@ -71,7 +71,7 @@ fn swapped_stores_are_refused() {
 
 #[test]
 fn a_moved_store_is_known_at_its_new_place() {
-    let c = Config::new();
+    let c = Config::temp();
     let k = c.make();
     let id = k.open_store(&c.beside("a"), true).unwrap();
     fs::rename(c.beside("a"), c.beside("b")).unwrap();
@@ -83,7 +83,7 @@ fn a_moved_store_is_known_at_its_new_place() {
 
 #[test]
 fn a_malformed_id_and_buckets_without_one_are_refused() {
-    let c = Config::new();
+    let c = Config::temp();
     let k = c.make();
     let path = c.beside("store");
     fs::create_dir_all(path.join("buckets/old")).unwrap();
@@ -96,7 +96,7 @@ fn a_malformed_id_and_buckets_without_one_are_refused() {
 
 #[test]
 fn a_bucket_is_known_by_store_and_name_until_it_is_forgotten() {
-    let c = Config::new();
+    let c = Config::temp();
     let k = c.make();
     let store = k.open_store(&c.beside("a"), true).unwrap();
     let other = k.open_store(&c.beside("b"), true).unwrap();
