@@ -93,7 +93,7 @@ impl Footer {
     /// `records` are the bytes of the flush's records.
     pub fn pack(&self, key: &MacKey, open_id: &OpenId, segment: u32, records: &[u8], out: &mut [u8]) {
         let head = self.head();
-        let tag = mac::tag(key, &[b"footer", &open_id.0, &segment.to_le_bytes(), &head, records]);
+        let tag = mac::tag(key, &[&b"footer"[..], &open_id.0, &segment.to_le_bytes(), &head, records]);
         out[..32].copy_from_slice(&head);
         out[32..64].copy_from_slice(&tag);
     }
@@ -112,7 +112,7 @@ impl Footer {
     }
 
     pub fn verify(&self, key: &MacKey, open_id: &OpenId, segment: u32, records: &[u8], tag: &[u8]) -> bool {
-        mac::verify(key, &[b"footer", &open_id.0, &segment.to_le_bytes(), &self.head(), records], tag)
+        mac::verify(key, &[&b"footer"[..], &open_id.0, &segment.to_le_bytes(), &self.head(), records], tag)
     }
 }
 
