@@ -12,3 +12,7 @@ pub mod keys;
 pub mod catalog;
 
 pub mod log;
+
+pub mod seal;
+
+pub mod bucket;

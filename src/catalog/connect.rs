@@ -157,6 +157,12 @@ impl Catalog {
         Ok(true)
     }
 
+    /// Everything committed goes into the main file, and the WAL becomes empty.
+    pub fn checkpoint_all(&self) -> Result<(), CatalogError> {
+        self.writer.lock().query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
+        Ok(())
+    }
+
     /// Commit what is pending, checkpoint everything and close.
     pub fn close(self) -> Result<(), CatalogError> {
         let Catalog { writer, checkpointer, wal, .. } = self;

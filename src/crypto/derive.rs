@@ -27,6 +27,9 @@ pub fn settings_key(k: &BucketKey) -> MacKey {
 pub fn log_key(k: &BucketKey) -> MacKey {
     MacKey::take(&mut expand(k.expose(), "log", &[]))
 }
+pub fn place_key(k: &BucketKey) -> MacKey {
+    MacKey::take(&mut expand(k.expose(), "place", &[]))
+}
 pub fn chunk_key(k: &DataKey, open: &OpenId, window: u64) -> ChunkKey {
     ChunkKey::take(&mut expand(k.expose(), "chunk", &[&open.0, &window.to_le_bytes()]))
 }

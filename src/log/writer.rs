@@ -139,6 +139,11 @@ impl Log {
         self.inner.lengths.lock().clone()
     }
 
+    /// Segments below `id` are closed and their lengths known to the catalog.
+    pub fn forget_lengths(&self, id: u32) {
+        self.inner.lengths.lock().retain(|k, _| *k >= id);
+    }
+
     fn failed(&self) -> Result<(), LogError> {
         match &self.inner.flight.lock().error {
             Some(e) => Err(LogError::Failed(e.clone())),

@@ -1,0 +1,398 @@
+//! The commit: everything acknowledged so far becomes durable as one state, while writing goes on. ARCHITECTURE.md,
+//! Commit, says why each step is where it is; gate.rs has the lock order.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use super::inode::{Batch, Freed, Inode};
+use super::map::NodeWrite;
+use super::put::{Seal, cipher_code, method_code, place_tag};
+use super::settings;
+use super::write::Jobs;
+use super::{Bucket, BucketError, Done};
+use crate::catalog::{InodeRow, SealRow, SegmentRow};
+use crate::log::{CommitRecord, KekRecord, PutRecord, pack_puts};
+
+/// Inodes whose rows are written between two chances for readers to take the catalog.
+const ROWS_AT_ONCE: usize = 64;
+/// PUTs in one record.
+const PUTS_AT_ONCE: usize = 1000;
+/// Sealed bytes above which they are made durable before the epoch is frozen, so that the freeze has less to wait for.
+const EARLY_SYNC_BYTES: usize = 8 << 20;
+
+/// An inode as the epoch froze it.
+struct Frozen {
+    inode: Arc<Inode>,
+    row: InodeRow,
+    fresh: bool,
+    dead: bool,
+    was_orphan: bool,
+    batch: Option<(Arc<Batch>, Arc<Seal>)>,
+    upto: u64,
+}
+
+/// What the catalog is to write for one inode.
+struct Rows {
+    row: InodeRow,
+    fresh: bool,
+    dead: bool,
+    was_orphan: bool,
+    /// Some(None): no content any more.
+    seal: Option<Option<SealRow>>,
+    nodes: Vec<NodeWrite>,
+}
+
+/// What changed beside rows.
+#[derive(Default)]
+struct Gathered {
+    rows: Vec<Rows>,
+    delta: BTreeMap<u32, i64>,
+    freed: Vec<Freed>,
+    puts: Vec<PutRecord>,
+}
+
+impl Bucket {
+    /// The committer thread: a commit when somebody asks, when enough has gathered, and each interval when anything changed.
+    pub(super) fn run_committer(self: &Arc<Self>) {
+        loop {
+            let stop = {
+                let mut ctl = self.ctl.lock();
+                let until = Instant::now() + self.commit_interval;
+                while ctl.waiters.is_empty() && !ctl.wanted && !ctl.stop {
+                    if self.ctl_changed.wait_until(&mut ctl, until).timed_out() {
+                        break;
+                    }
+                }
+                ctl.wanted = false;
+                ctl.stop
+            };
+            if let Err(e) = self.commit_once() {
+                self.fail(&e.to_string());
+            }
+            self.answer_waiters();
+            if stop {
+                return;
+            }
+        }
+    }
+
+    fn answer_waiters(&self) {
+        let durable = self.durable.load(Ordering::Acquire);
+        let health = self.health();
+        let ready: Vec<(u64, Done)> = {
+            let mut ctl = self.ctl.lock();
+            let (ready, rest): (Vec<_>, Vec<_>) =
+                std::mem::take(&mut ctl.waiters).into_iter().partition(|w| health.is_err() || w.0 <= durable);
+            ctl.waiters = rest;
+            ready
+        };
+        for (_, done) in ready {
+            done(self.health());
+        }
+    }
+
+    /// Call `done` when everything that was acknowledged before is durable.
+    pub fn sync(&self, done: Done) {
+        if let Err(e) = self.health() {
+            done(Err(e));
+            return;
+        }
+        let mut ctl = self.ctl.lock();
+        if ctl.stop {
+            drop(ctl);
+            done(Err(BucketError::Failed("the bucket is closed".into())));
+            return;
+        }
+        ctl.waiters.push((self.epoch.load(Ordering::Acquire), done));
+        self.ctl_changed.notify_one();
+    }
+
+    /// Make everything acknowledged durable, and wait for it.
+    pub fn commit(&self) -> Result<(), BucketError> {
+        let (tx, rx) = crossbeam_channel::bounded(1);
+        self.sync(Box::new(move |r| {
+            let _ = tx.send(r);
+        }));
+        rx.recv().unwrap_or_else(|_| Err(BucketError::Failed("the bucket is closed".into())))
+    }
+
+    pub(super) fn wake_committer(&self) {
+        self.ctl.lock().wanted = true;
+        self.ctl_changed.notify_one();
+    }
+
+    fn has_changes(&self) -> bool {
+        !self.changed.lock().is_empty() || self.catalog().changes() > 0 || self.settings_changed.load(Ordering::Acquire)
+    }
+
+    fn commit_once(self: &Arc<Self>) -> Result<(), BucketError> {
+        self.health()?;
+        self.reap_some()?;
+        if !self.has_changes() {
+            // Nothing since the last commit, which is durable.
+            self.durable.store(self.epoch.load(Ordering::Acquire), Ordering::Release);
+            return Ok(());
+        }
+        let restart_wal = self.catalog().checkpoint()?;
+
+        // 1. Ungated: what is dirty now is sealed while everybody goes on.
+        let list: Vec<Arc<Inode>> = self.changed.lock().clone();
+        let before = self.dirty_bytes.load(Ordering::Relaxed);
+        let mut jobs = Jobs::new(self);
+        for inode in &list {
+            self.flush_inode(inode, &mut jobs);
+        }
+        jobs.send();
+        for inode in &list {
+            self.wait_batches(inode, u64::MAX)?;
+        }
+        if before > EARLY_SYNC_BYTES {
+            self.log.sync()?;
+        }
+        drop(list);
+
+        // 2. The instant: no I/O, no sealing.
+        let names = self.gate.close_names();
+        let mut frozen = Vec::new();
+        let epoch = {
+            let _all = self.gate.freeze();
+            let list = std::mem::take(&mut *self.changed.lock());
+            for inode in list {
+                let mut st = inode.state.lock();
+                st.listed = false;
+                let batch = if st.dirty.is_empty() { None } else { self.make_batch(&mut st, None) };
+                let upto = st.next_batch - 1;
+                st.frozen_upto = Some(upto);
+                let f = Frozen {
+                    inode: inode.clone(),
+                    row: st.row,
+                    fresh: st.fresh,
+                    dead: st.dead,
+                    was_orphan: st.orphan,
+                    batch,
+                    upto,
+                };
+                st.fresh = false;
+                st.orphan = st.row.nlink == 0 && !st.dead;
+                drop(st);
+                frozen.push(f);
+            }
+            self.settings_changed.store(false, Ordering::Release);
+            self.epoch.fetch_add(1, Ordering::AcqRel)
+        };
+        let floor = self.log.active_segment().unwrap_or_else(|| self.log.next_id());
+
+        // 3. The frozen rest is sealed; each map holds still until it has been taken down.
+        for f in &frozen {
+            if let Some((batch, seal)) = &f.batch {
+                if batch.complete() {
+                    self.enter_map(&f.inode);
+                }
+                jobs.add(&f.inode, batch, seal);
+            }
+        }
+        jobs.send();
+        let mut gathered = Gathered::default();
+        for f in &frozen {
+            self.wait_batches(&f.inode, f.upto)?;
+            self.take_down(f, &mut gathered)?;
+        }
+        let number = {
+            let mut c = self.counters.lock();
+            c.commit += 1;
+            c.next_segment = self.log.next_id();
+            c.commit
+        };
+        self.tell_log(number, &gathered.puts)?;
+        self.log.sync()?;
+        self.write_rows(&gathered, floor)?;
+        {
+            let tx = self.catalog().lock();
+            let (settings, counters) = (self.settings(), *self.counters.lock());
+            let lists = *self.lists.lock();
+            let mut stored = self.stored.lock();
+            settings::store(&tx, &self.settings_key, &lists, (&settings, &counters), stored.as_ref().map(|(s, c)| (&**s, c)))?;
+            *stored = Some((settings, counters));
+            tx.commit()?;
+            if restart_wal {
+                tx.checkpoint_rest()?;
+            }
+        }
+        for f in &frozen {
+            if let Some(c) = &mut f.inode.state.lock().content {
+                c.map.settled();
+            }
+            if f.dead {
+                self.table.remove(f.inode.ino);
+            }
+        }
+        drop(names);
+
+        // 4. Durable; only then is anybody told, and only then may the log give away what this epoch dropped.
+        self.catalog().sync()?;
+        self.durable.store(epoch, Ordering::Release);
+        self.answer_waiters();
+        self.reclaim.dropped(epoch, gathered.freed, floor);
+        Ok(())
+    }
+
+    /// Wait until the batches of an inode up to a number are in its map.
+    fn wait_batches(&self, inode: &Inode, upto: u64) -> Result<(), BucketError> {
+        let mut st = inode.state.lock();
+        // Those made later than this call need not be waited for.
+        let upto = upto.min(st.next_batch - 1);
+        while st.batches.front().is_some_and(|b| b.no <= upto) {
+            self.health()?;
+            inode.settled.wait_for(&mut st, std::time::Duration::from_millis(100));
+        }
+        Ok(())
+    }
+
+    /// Encode what one frozen inode has to commit, and let its map go on.
+    fn take_down(self: &Arc<Self>, f: &Frozen, out: &mut Gathered) -> Result<(), BucketError> {
+        let opens = self.opens();
+        let mut st = f.inode.state.lock();
+        let request = self.request_in(&mut st).unwrap_or_default();
+        let mut row = f.row;
+        row.sealed = st.row.sealed;
+        let mut rows = Rows { row, fresh: f.fresh, dead: f.dead, was_orphan: f.was_orphan, seal: None, nodes: Vec::new() };
+        if let Some(c) = &mut st.content {
+            if c.stale || c.map.is_dirty() || f.dead {
+                rows.nodes = std::mem::take(&mut c.writes);
+                rows.seal = Some(match &c.seal {
+                    Some(seal) => {
+                        let broken = || BucketError::Invalid("a map names openings that are not there");
+                        let mut new_id = || self.new_node();
+                        let size = if f.dead { 0 } else { row.size };
+                        let top = c.map.settle(&seal.secrets(&opens), size, &mut new_id, &mut rows.nodes).ok_or_else(broken)?;
+                        let tag = seal.tag(row.size, top.height, &top.tag);
+                        let mut s = SealRow {
+                            ino: row.ino,
+                            seal_id: seal.id,
+                            method: method_code(seal.resolved.method),
+                            cipher: cipher_code(seal.resolved.cipher),
+                            kek: seal.kek.0,
+                            key_id: seal.resolved.key.0.clone(),
+                            wrapped: seal.wrapped.clone(),
+                            origin: seal.origin.clone(),
+                            chunk_bytes: seal.chunk_bytes,
+                            height: top.height,
+                            map: top.body,
+                            tag,
+                            place_tag: [0; 32],
+                        };
+                        s.place_tag = place_tag(&self.place_key, &s, row.size, request.as_ref());
+                        if c.untold && !f.dead {
+                            out.puts.push(PutRecord {
+                                seal: seal.id,
+                                object: row.ino,
+                                method: s.method,
+                                cipher: s.cipher,
+                                kek: s.kek,
+                                wrapped: s.wrapped.clone(),
+                            });
+                        }
+                        (!f.dead).then_some(s)
+                    }
+                    None => None,
+                });
+                c.untold = false;
+                c.stale = false;
+            }
+            for (segment, n) in c.delta.drain(..) {
+                *out.delta.entry(segment).or_insert(0) += n;
+            }
+            out.freed.append(&mut c.freed);
+        }
+        st.frozen_upto = None;
+        drop(st);
+        out.rows.push(rows);
+        // Batches that waited behind the freeze, and whoever waited for the map.
+        self.enter_map(&f.inode);
+        Ok(())
+    }
+
+    fn tell_log(&self, number: u64, puts: &[PutRecord]) -> Result<(), BucketError> {
+        let mut packed = Vec::new();
+        for some in puts.chunks(PUTS_AT_ONCE) {
+            let keks: Vec<KekRecord> = self
+                .keks
+                .lock()
+                .iter()
+                .filter(|k| some.iter().any(|p| p.kek == k.id && p.method != 0))
+                .map(|k| KekRecord { kek: k.id, key_id: k.key_id.clone(), version: k.key_version, wrapped: k.wrapped.clone() })
+                .collect();
+            packed.clear();
+            pack_puts(&mut packed, number, &keks, some);
+            self.log.append_record(&packed)?;
+        }
+        packed.clear();
+        CommitRecord { number, durable: number - 1, puts: puts.len() as u32, root: [0; 32] }.pack(&mut packed);
+        Ok(self.log.append_record(&packed)?)
+    }
+
+    fn write_rows(&self, g: &Gathered, floor: u32) -> Result<(), BucketError> {
+        for some in g.rows.chunks(ROWS_AT_ONCE) {
+            let tx = self.catalog().lock();
+            for r in some {
+                if r.dead {
+                    if !r.fresh {
+                        tx.delete_inode(&r.row)?;
+                        tx.delete_seal(r.row.ino)?;
+                    } else {
+                        // Its name came and went within the epoch; what hangs on it may still have rows.
+                        tx.delete_inode(&r.row)?;
+                    }
+                    if r.was_orphan {
+                        tx.delete_orphan(r.row.ino)?;
+                    }
+                } else {
+                    tx.put_inode(&r.row)?;
+                    match &r.seal {
+                        Some(Some(s)) => tx.put_seal(s)?,
+                        Some(None) if !r.fresh => tx.delete_seal(r.row.ino)?,
+                        _ => {}
+                    }
+                    if r.row.nlink == 0 && !r.was_orphan {
+                        tx.put_orphan(r.row.ino)?;
+                    }
+                }
+                for n in &r.nodes {
+                    match n {
+                        NodeWrite::Put(id, body) => tx.put_node(*id, body)?,
+                        NodeWrite::Delete(id) => tx.delete_node(*id)?,
+                    }
+                }
+            }
+        }
+        let tx = self.catalog().lock();
+        for f in g.freed.iter().filter(|f| f.plain) {
+            tx.put_wipe(f.chunk.at.segment, f.chunk.at.position, f.chunk.frame_bytes)?;
+        }
+        let mut segments = self.segments.lock();
+        let lengths = self.log.lengths();
+        let mut touched: std::collections::BTreeSet<u32> = g.delta.keys().copied().collect();
+        for (id, bytes) in &lengths {
+            let s = segments.entry(*id).or_insert(SegmentRow { id: *id, bytes: 0, live: 0 });
+            if s.bytes != *bytes {
+                s.bytes = *bytes;
+                touched.insert(*id);
+            }
+        }
+        for (id, n) in &g.delta {
+            if let Some(s) = segments.get_mut(id) {
+                s.live = s.live.saturating_add_signed(*n);
+            }
+        }
+        for id in touched {
+            if let Some(s) = segments.get(&id) {
+                tx.put_segment(s)?;
+            }
+        }
+        // Lengths of segments that are closed never change again.
+        self.log.forget_lengths(floor);
+        Ok(())
+    }
+}

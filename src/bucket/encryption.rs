@@ -1,0 +1,331 @@
+//! The encryption configuration as users see it: rules of the bucket and of directories, requests, who may change them,
+//! and what became of an object.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::settings::Settings;
+use super::{Bucket, BucketError, now_ns};
+use crate::catalog::FLAG_REQUEST;
+use crate::crypto::mac;
+use crate::rule::{Cipher, Dialect, Effective, Method, Place, Request, Rule};
+
+/// How an object's content is encrypted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObjectState {
+    pub method: Method,
+    pub cipher: Cipher,
+    /// Empty for plain content.
+    pub key_id: String,
+    /// The master key version now wrapping; 0 for plain content.
+    pub key_version: u32,
+    pub origin: String,
+}
+
+/// What `ssefs bucket show` prints.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct BucketInfo {
+    pub name: String,
+    pub id: String,
+    pub dialect: Dialect,
+    pub rule: Option<String>,
+    pub directory_rules: BTreeMap<String, String>,
+    pub owner_uid: u32,
+    pub grants: Vec<u32>,
+    pub chunk_bytes: u32,
+    pub created: i64,
+    pub objects: u64,
+    pub bytes: u64,
+    pub log_bytes: u64,
+    pub segments: u64,
+    pub commit_number: u64,
+    pub key_service_calls: u64,
+}
+
+/// What `ssefs object show` prints.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct ObjectInfo {
+    pub path: String,
+    pub object: u64,
+    pub bytes: u64,
+    pub sealed_bytes: u64,
+    pub method: Option<String>,
+    pub cipher: Option<String>,
+    pub key: Option<String>,
+    pub key_version: Option<u32>,
+    pub origin: Option<String>,
+    pub seal_id: Option<String>,
+    pub request: Option<String>,
+    /// What the next PUT of it would get, and from where.
+    pub effective: String,
+}
+
+impl Bucket {
+    pub fn dialect(&self) -> Dialect {
+        self.settings().dialect
+    }
+
+    pub fn rule(&self) -> Option<Rule> {
+        self.settings().rule.clone()
+    }
+
+    pub fn dir_rule(&self, dir: u64) -> Option<Rule> {
+        self.settings().dir_rules.get(&dir).cloned()
+    }
+
+    /// Who may change rules: the owner, root, and whom they granted it (SEMANTICS 46).
+    fn may_rule(&self, uid: u32) -> Result<(), BucketError> {
+        let s = self.settings();
+        if uid == 0 || uid == s.owner || s.grants.contains(&uid) {
+            return Ok(());
+        }
+        Err(BucketError::Denied(format!(
+            "user {uid} may not change the rules of bucket {}; its owner is user {}, who can grant it: ssefs bucket grant {} {uid}",
+            s.name, s.owner, s.name
+        )))
+    }
+
+    /// Rules, or directories that have one, have changed: every object asks anew whether its method is still right.
+    pub(super) fn rules_changed(&self) {
+        self.rule_generation.fetch_add(1, Ordering::AcqRel);
+    }
+
+    pub(super) fn directories_moved(&self, any: bool) {
+        if any && !self.settings().dir_rules.is_empty() {
+            self.rules_changed();
+        }
+    }
+
+    fn change_settings(&self, change: impl FnOnce(&mut Settings)) {
+        let mut s = (*self.settings()).clone();
+        change(&mut s);
+        *self.settings.write() = Arc::new(s);
+        self.lists_changed();
+        self.rules_changed();
+    }
+
+    fn check_rule(&self, rule: &Rule, place: Place) -> Result<(), BucketError> {
+        self.dialect().check_rule(rule, place)?;
+        // A key that does not exist is found out now, not at the first write.
+        self.resolve_rule(rule)?;
+        Ok(())
+    }
+
+    /// Set or delete the bucket's rule; durable when it returns.
+    pub fn set_rule(&self, uid: u32, rule: Option<Rule>) -> Result<(), BucketError> {
+        self.health()?;
+        self.may_rule(uid)?;
+        if let Some(r) = &rule {
+            self.check_rule(r, Place::Bucket)?;
+        }
+        {
+            let _permit = self.gate.names();
+            self.change_settings(|s| s.rule = rule);
+        }
+        self.commit()
+    }
+
+    /// Set or delete the rule of a directory; durable when it returns.
+    pub fn set_dir_rule(&self, uid: u32, dir: u64, rule: Option<Rule>) -> Result<(), BucketError> {
+        if dir == super::ROOT {
+            return self.set_rule(uid, rule);
+        }
+        self.health()?;
+        self.may_rule(uid)?;
+        if !self.inode(dir)?.state.lock().is_dir() {
+            return Err(BucketError::NotDirectory);
+        }
+        if let Some(r) = &rule {
+            self.check_rule(r, Place::Directory)?;
+        }
+        {
+            let _permit = self.gate.names();
+            let text = rule.as_ref().map(|r| r.to_string());
+            self.catalog().lock().set_dir_rule(dir, text.as_deref())?;
+            self.change_settings(|s| match rule {
+                Some(r) => drop(s.dir_rules.insert(dir, r)),
+                None => drop(s.dir_rules.remove(&dir)),
+            });
+        }
+        self.commit()
+    }
+
+    /// A removed directory takes its rule along. The caller holds the names' permit.
+    pub(super) fn forget_dir_rule(&self, dir: u64) {
+        if let Err(e) = self.catalog().lock().set_dir_rule(dir, None) {
+            self.fail(&e.to_string());
+        }
+        self.change_settings(|s| drop(s.dir_rules.remove(&dir)));
+    }
+
+    pub fn set_directory_rule(&self, uid: u32, path: &Path, rule: Option<Rule>) -> Result<(), BucketError> {
+        let ino = self.walk(path)?;
+        self.set_dir_rule(uid, ino, rule)
+    }
+
+    pub fn directory_rule(&self, path: &Path) -> Result<Option<Rule>, BucketError> {
+        let ino = self.walk(path)?;
+        Ok(if ino == super::ROOT { self.rule() } else { self.dir_rule(ino) })
+    }
+
+    /// Let a user change rules, or not any more. Only the owner and root may.
+    pub fn grant(&self, caller: u32, uid: u32, allow: bool) -> Result<(), BucketError> {
+        self.health()?;
+        let owner = self.settings().owner;
+        if caller != 0 && caller != owner {
+            return Err(BucketError::Denied(format!("only user {owner}, the owner, and root may grant")));
+        }
+        {
+            let _permit = self.gate.names();
+            self.catalog().lock().set_grant(uid, allow)?;
+            self.change_settings(|s| {
+                if allow {
+                    s.grants.insert(uid);
+                } else {
+                    s.grants.remove(&uid);
+                }
+            });
+        }
+        self.commit()
+    }
+
+    pub fn request(&self, ino: u64) -> Result<Option<Request>, BucketError> {
+        let inode = self.inode(ino)?;
+        let mut st = inode.state.lock();
+        self.request_in(&mut st)
+    }
+
+    /// Set or end the request of a file. One set on a file with content converts it (SEMANTICS, Extended attributes).
+    pub fn set_request(self: &Arc<Self>, ino: u64, request: Option<Request>) -> Result<(), BucketError> {
+        self.health()?;
+        if let Some(r) = &request {
+            self.dialect().check_request(r)?;
+            self.resolve_rule(&r.as_rule())?;
+        }
+        let inode = self.inode(ino)?;
+        let _io = inode.io.write();
+        if !inode.state.lock().is_file() {
+            return Err(BucketError::Invalid("requests are for regular files"));
+        }
+        {
+            // The content is verified under the old request before the new one takes its place.
+            self.content(&mut inode.state.lock())?;
+            let _permit = self.gate.names();
+            let tx = self.catalog().lock();
+            match &request {
+                Some(r) => {
+                    let rule = r.to_string();
+                    let tag = mac::tag(&self.settings_key, &[b"request", &ino.to_le_bytes(), rule.as_bytes()]);
+                    tx.put_request(ino, &rule, &tag)?;
+                }
+                None => tx.delete_request(ino)?,
+            }
+            drop(tx);
+            let mut st = inode.state.lock();
+            st.row.flags = st.row.flags & !FLAG_REQUEST | if request.is_some() { FLAG_REQUEST } else { 0 };
+            st.request = request.clone();
+            st.row.ctime = now_ns();
+            if let Some(c) = &mut st.content {
+                c.stale = c.seal.is_some();
+                // Ending a request leaves the method as it is until the next PUT: a later write asks anew.
+                c.rule_generation = 0;
+            }
+            self.note_change(&inode, &mut st);
+        }
+        let has_content = inode.state.lock().row.size > 0;
+        if request.is_some() && has_content && self.dialect().requests_win() {
+            self.ensure_put(&inode)?;
+        }
+        Ok(())
+    }
+
+    /// What a PUT of this file, or of a new file in this directory, would get.
+    pub fn effective(&self, ino: u64) -> Result<Effective, BucketError> {
+        let inode = self.inode(ino)?;
+        self.effective_of(&inode)
+    }
+
+    /// The id of the key that a rule names; None for rules without one.
+    pub fn rule_key_id(&self, rule: &Rule) -> Result<Option<String>, BucketError> {
+        match rule {
+            Rule::Kms { .. } => Ok(Some(self.resolve_rule(&Rule::Kms { key: rule.key().map(Into::into), sm4: false })?.key.0)),
+            _ => Ok(None),
+        }
+    }
+
+    /// None for an object without content.
+    pub fn object_state(&self, ino: u64) -> Result<Option<ObjectState>, BucketError> {
+        let inode = self.inode(ino)?;
+        let seal = {
+            let mut st = inode.state.lock();
+            if !st.is_file() || st.row.size == 0 {
+                return Ok(None);
+            }
+            self.content(&mut st)?.seal.clone()
+        };
+        let Some(seal) = seal else { return Ok(None) };
+        let key_version = self.keks.lock().iter().find(|k| k.id == seal.kek.0 && !seal.is_plain()).map_or(0, |k| k.key_version);
+        Ok(Some(ObjectState {
+            method: seal.resolved.method,
+            cipher: seal.resolved.cipher,
+            key_id: seal.resolved.key.0.clone(),
+            key_version,
+            origin: seal.origin.clone(),
+        }))
+    }
+
+    pub fn info(&self) -> BucketInfo {
+        let s = self.settings();
+        let (objects, bytes, _) = self.catalog().lock().totals().unwrap_or_default();
+        let segments = self.segments.lock();
+        let directory_rules = s
+            .dir_rules
+            .iter()
+            .map(|(ino, r)| (self.path_of(*ino).map(|p| p.display().to_string()).unwrap_or_default(), r.to_string()))
+            .collect();
+        BucketInfo {
+            name: s.name.to_string(),
+            id: s.id.to_string(),
+            dialect: s.dialect,
+            rule: s.rule.as_ref().map(|r| r.to_string()),
+            directory_rules,
+            owner_uid: s.owner,
+            grants: s.grants.iter().copied().collect(),
+            chunk_bytes: s.chunk_bytes,
+            created: s.created,
+            objects,
+            bytes,
+            log_bytes: segments.values().map(|s| s.live).sum(),
+            segments: segments.len() as u64,
+            commit_number: self.counters.lock().commit,
+            key_service_calls: crate::keys::KeyService::calls(&*self.keys),
+        }
+    }
+
+    pub fn object_show(&self, path: &Path) -> Result<ObjectInfo, BucketError> {
+        let ino = self.walk(path)?;
+        let row = self.attr(ino)?;
+        let state = self.object_state(ino)?;
+        let seal_id = {
+            let inode = self.inode(ino)?;
+            let st = inode.state.lock();
+            st.content.as_ref().and_then(|c| c.seal.as_ref().map(|s| s.id.to_string()))
+        };
+        Ok(ObjectInfo {
+            path: path.display().to_string(),
+            object: ino,
+            bytes: row.size,
+            sealed_bytes: row.sealed,
+            method: state.as_ref().map(|s| s.method.to_string()),
+            cipher: state.as_ref().map(|s| s.cipher.to_string()),
+            key: state.as_ref().filter(|s| !s.key_id.is_empty()).map(|s| s.key_id.clone()),
+            key_version: state.as_ref().filter(|s| !s.key_id.is_empty()).map(|s| s.key_version),
+            origin: state.map(|s| s.origin),
+            seal_id,
+            request: self.request(ino)?.map(|r| r.to_string()),
+            effective: self.effective(ino)?.to_string(),
+        })
+    }
+}

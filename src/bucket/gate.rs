@@ -1,0 +1,42 @@
+//! What holds a commit and everybody else apart. `names` is closed while a commit writes SQL; `all` only for the
+//! moment in which it freezes the epoch. Lock order of the whole bucket, outermost first:
+//!
+//!   inode.io > gate.names > gate.all > Bucket.ns > inode.state > catalog; the inode table and the log are leaves.
+//!
+//! Nothing is waited for while `all` is held shared: queues, space, keys and old content are had before.
+
+use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+#[derive(Default)]
+pub struct Gate {
+    names: RwLock<()>,
+    all: RwLock<()>,
+}
+
+/// Held by a change that writes SQL, from its first effect to its last.
+pub struct NamePermit<'a> {
+    _names: RwLockReadGuard<'a, ()>,
+    _all: RwLockReadGuard<'a, ()>,
+}
+
+impl Gate {
+    pub fn names(&self) -> NamePermit<'_> {
+        let names = self.names.read();
+        NamePermit { _names: names, _all: self.all.read() }
+    }
+
+    /// Held by a change that stays in memory.
+    pub fn data(&self) -> RwLockReadGuard<'_, ()> {
+        self.all.read()
+    }
+
+    /// For the committer: no SQL from anybody else until it is dropped.
+    pub fn close_names(&self) -> RwLockWriteGuard<'_, ()> {
+        self.names.write()
+    }
+
+    /// For the committer: the instant that an epoch ends.
+    pub fn freeze(&self) -> RwLockWriteGuard<'_, ()> {
+        self.all.write()
+    }
+}

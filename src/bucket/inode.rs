@@ -1,0 +1,224 @@
+//! One inode in memory: attributes, the dirty cells of its content, and the content's seal and map once they are needed.
+//! `io` orders reads and writes of one file and may be held across I/O; `state` never is, but for reading the catalog.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use parking_lot::{Condvar, Mutex, RwLock};
+
+use super::leaf::Dropped;
+use super::map::{Map, NodeWrite};
+use super::put::Seal;
+use crate::catalog::InodeRow;
+use crate::rule::Request;
+use crate::types::{BLOCK, Location, Sequence};
+
+/// Content of one aligned stretch of a file (the chunk size), as written and not yet sealed.
+pub struct Cell {
+    pub data: Vec<u8>,
+    /// Bit i: block i of the cell is valid.
+    pub valid: u64,
+}
+
+/// Blocks [from, to) of a cell as bits.
+pub fn block_bits(from: usize, to: usize) -> u64 {
+    let ones = |n: usize| if n >= 64 { u64::MAX } else { (1u64 << n) - 1 };
+    ones(to) & !ones(from)
+}
+
+/// Runs of set bits: (first block, number of blocks).
+pub fn bit_runs(mut bits: u64) -> impl Iterator<Item = (usize, usize)> {
+    std::iter::from_fn(move || {
+        if bits == 0 {
+            return None;
+        }
+        let from = bits.trailing_zeros() as usize;
+        let n = (bits >> from).trailing_ones() as usize;
+        bits &= !block_bits(from, from + n);
+        Some((from, n))
+    })
+}
+
+/// A cell on its way into the log: nobody changes it any more.
+pub struct SealingCell {
+    pub data: Arc<Vec<u8>>,
+    pub valid: u64,
+}
+
+/// A chunk of a batch.
+pub struct BatchPiece {
+    pub offset: u64,
+    pub n: u32,
+    pub seq: Sequence,
+    pub at: Mutex<Option<Location>>,
+}
+
+/// Cells of one inode that are sealed together; batches enter the map in the order of their numbers.
+pub struct Batch {
+    pub no: u64,
+    pub cells: BTreeMap<u64, SealingCell>,
+    pub pieces: Vec<BatchPiece>,
+    pub left: AtomicUsize,
+    /// What the batch counts for in the bucket's bound on dirty bytes.
+    pub bytes: usize,
+}
+
+impl Batch {
+    pub fn complete(&self) -> bool {
+        self.left.load(Ordering::Acquire) == 0
+    }
+}
+
+/// A chunk that the next commit sets free.
+#[derive(Debug, Clone, Copy)]
+pub struct Freed {
+    pub chunk: Dropped,
+    /// Plain content: it must be overwritten, not only forgotten.
+    pub plain: bool,
+}
+
+/// Seal and map of an object.
+#[derive(Default)]
+pub struct Content {
+    pub seal: Option<Arc<Seal>>,
+    pub map: Map,
+    /// The seal row must be written by the next commit.
+    pub stale: bool,
+    /// This PUT has not been told to the log yet.
+    pub untold: bool,
+    /// Rows of nodes that an emptied map left to do.
+    pub writes: Vec<NodeWrite>,
+    /// Bytes that came (+) and went (-) in each segment since the last commit.
+    pub delta: Vec<(u32, i64)>,
+    pub freed: Vec<Freed>,
+    /// The bucket's rule generation for which this method was found right.
+    pub rule_generation: u64,
+}
+
+impl Content {
+    pub fn came(&mut self, segment: u32, bytes: u32) {
+        match self.delta.last_mut() {
+            Some((s, n)) if *s == segment => *n += bytes as i64,
+            _ => self.delta.push((segment, bytes as i64)),
+        }
+    }
+
+    pub fn went(&mut self, dropped: &[Dropped]) {
+        let plain = self.seal.as_ref().is_some_and(|s| s.is_plain());
+        for d in dropped {
+            match self.delta.last_mut() {
+                Some((s, n)) if *s == d.at.segment => *n -= d.frame_bytes as i64,
+                _ => self.delta.push((d.at.segment, -(d.frame_bytes as i64))),
+            }
+            self.freed.push(Freed { chunk: *d, plain });
+        }
+    }
+}
+
+/// See [`Inode`].
+pub struct State {
+    pub row: InodeRow,
+    /// No row in the catalog yet.
+    pub fresh: bool,
+    /// In the bucket's list of what the open epoch changed.
+    pub listed: bool,
+    pub opens: u32,
+    /// Has a row in `orphan`.
+    pub orphan: bool,
+    /// Nothing refers to it and its content is freed: the next commit removes its rows.
+    pub dead: bool,
+    pub content: Option<Box<Content>>,
+    pub dirty: BTreeMap<u64, Cell>,
+    pub batches: VecDeque<Arc<Batch>>,
+    pub next_batch: u64,
+    /// Between a freeze and its snapshot: batches up to this number belong to the frozen epoch, and the map must hold still
+    /// but for them.
+    pub frozen_upto: Option<u64>,
+    /// The request, when FLAG_REQUEST is set and it has been read.
+    pub request: Option<Request>,
+}
+
+pub struct Inode {
+    pub ino: u64,
+    pub io: RwLock<()>,
+    pub state: Mutex<State>,
+    /// Batches entered the map, or a snapshot was taken.
+    pub settled: Condvar,
+}
+
+impl Inode {
+    pub fn new(row: InodeRow, fresh: bool) -> Inode {
+        Inode {
+            ino: row.ino,
+            io: RwLock::new(()),
+            state: Mutex::new(State {
+                row,
+                fresh,
+                listed: false,
+                opens: 0,
+                orphan: false,
+                dead: false,
+                content: None,
+                dirty: BTreeMap::new(),
+                batches: VecDeque::new(),
+                next_batch: 1,
+                frozen_upto: None,
+                request: None,
+            }),
+            settled: Condvar::new(),
+        }
+    }
+}
+
+impl State {
+    pub fn kind(&self) -> u32 {
+        self.row.mode & libc::S_IFMT
+    }
+
+    pub fn is_file(&self) -> bool {
+        self.kind() == libc::S_IFREG
+    }
+
+    pub fn is_dir(&self) -> bool {
+        self.kind() == libc::S_IFDIR
+    }
+
+    /// The map may be changed by others than batches.
+    pub fn quiet(&self) -> bool {
+        self.batches.is_empty() && self.frozen_upto.is_none()
+    }
+
+    /// Forget dirty content in [from, to) (multiples of a block, or `to` = u64::MAX). Returns the bytes of cells dropped whole.
+    pub fn drop_dirty(&mut self, from: u64, to: u64, cell_bytes: u64) -> usize {
+        let (first, last) = (from / cell_bytes, if to == u64::MAX { u64::MAX } else { to.div_ceil(cell_bytes) });
+        let touched: Vec<u64> = self.dirty.range(first..last).map(|(k, _)| *k).collect();
+        let mut gone = 0;
+        for k in touched {
+            let start = k * cell_bytes;
+            let a = from.saturating_sub(start).min(cell_bytes) as usize / BLOCK;
+            let b = (to.saturating_sub(start)).min(cell_bytes) as usize / BLOCK;
+            if let Some(c) = self.dirty.get_mut(&k) {
+                c.valid &= !block_bits(a, b);
+                if c.valid == 0 {
+                    self.dirty.remove(&k);
+                    gone += cell_bytes as usize;
+                }
+            }
+        }
+        gone
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bits_and_runs_agree() {
+        assert_eq!(block_bits(0, 64), u64::MAX);
+        assert_eq!(bit_runs(0b1110_0110).collect::<Vec<_>>(), [(1, 2), (5, 3)]);
+        assert_eq!(bit_runs(u64::MAX).collect::<Vec<_>>(), [(0, 64)]);
+        assert_eq!(bit_runs(0).count(), 0);
+    }
+}

@@ -1,0 +1,242 @@
+//! The bucket: objects sealed by its rule, a namespace over them, and commits that make both durable as one state.
+//! Everything a mount does it does through here; nothing here knows FUSE. `gate.rs` has the order of all locks.
+
+mod commit;
+mod convert;
+mod encryption;
+mod error;
+mod gate;
+mod inode;
+mod kek;
+mod leaf;
+mod lock;
+mod map;
+mod names;
+mod open;
+mod pins;
+mod put;
+mod read;
+mod reap;
+mod reclaim;
+mod recover;
+mod resize;
+mod settings;
+mod space;
+mod table;
+mod write;
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use parking_lot::{Condvar, Mutex, RwLock};
+
+pub use crate::catalog::{Dirent, InodeRow as Attr};
+pub use encryption::{BucketInfo, ObjectInfo, ObjectState};
+pub use error::{BucketError, Holder};
+pub use kek::RewrapReport;
+pub use names::{NewInode, RENAME_EXCHANGE, RENAME_NOREPLACE, SetAttr};
+pub use open::{CreateOptions, OpenOptions};
+
+use crate::catalog::{Catalog, KekRow, SegmentRow};
+use crate::crypto::secret::{BucketKey, Kek, MacKey};
+use crate::keys::Keyring;
+use crate::log::Log;
+use crate::rule::Rule;
+use crate::seal::Pool;
+use crate::types::{BucketId, BucketName, KekId, OpenId};
+use gate::Gate;
+use inode::{Inode, State};
+use put::Resolved;
+use settings::{Counters, Settings};
+
+/// Inode number of a bucket's root directory.
+pub const ROOT: u64 = 1;
+
+/// Called when a sync is durable or has failed.
+pub type Done = Box<dyn FnOnce(Result<(), BucketError>) + Send>;
+
+/// Nanoseconds since 1970.
+pub fn now_ns() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos().min(i64::MAX as u128) as i64)
+}
+
+/// Room and limits, as statvfs(3) has them.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct StatFs {
+    pub blocks: u64,
+    pub bfree: u64,
+    pub bavail: u64,
+    pub files: u64,
+    pub ffree: u64,
+    pub bsize: u32,
+    pub namelen: u32,
+}
+
+#[derive(Default)]
+struct Control {
+    /// Syncs asked for, with the epoch that each needs.
+    waiters: Vec<(u64, Done)>,
+    wanted: bool,
+    stop: bool,
+}
+
+/// An open bucket. Made by [`Bucket::open`], ended by [`Bucket::close`].
+pub struct Bucket {
+    name: BucketName,
+    id: BucketId,
+    dir: PathBuf,
+    me: Weak<Bucket>,
+    keys: Arc<Keyring>,
+    key: BucketKey,
+    settings_key: MacKey,
+    place_key: MacKey,
+    catalog: Catalog,
+    log: Arc<Log>,
+    pool: Pool,
+
+    settings: RwLock<Arc<Settings>>,
+    /// Settings and counters as the last commit wrote them.
+    stored: Mutex<Option<(Arc<Settings>, Counters)>>,
+    lists: Mutex<[u8; 32]>,
+    settings_changed: AtomicBool,
+    counters: Mutex<Counters>,
+    openings: Arc<Vec<OpenId>>,
+    open_no: u32,
+    open_id: OpenId,
+    counter: AtomicU64,
+    keks: Mutex<Vec<KekRow>>,
+    kek_making: Mutex<()>,
+    unwrapped: Mutex<HashMap<KekId, Arc<Kek>>>,
+    resolved: Mutex<HashMap<Rule, Resolved>>,
+    rule_generation: AtomicU64,
+
+    table: table::Table,
+    gate: Gate,
+    ns: Mutex<()>,
+    /// Inodes changed in the open epoch.
+    changed: Mutex<Vec<Arc<Inode>>>,
+    reap: Mutex<Vec<Arc<Inode>>>,
+    /// The epoch open for changes, and the last one that is durable.
+    epoch: AtomicU64,
+    durable: AtomicU64,
+    pins: pins::Pins,
+    segments: Mutex<BTreeMap<u32, SegmentRow>>,
+    reclaim: reclaim::Reclaim,
+    space: space::Space,
+    dirty_bytes: AtomicUsize,
+    dirty_gate: Mutex<()>,
+    dirty_fell: Condvar,
+    ctl: Mutex<Control>,
+    ctl_changed: Condvar,
+    commit_interval: Duration,
+    failed: Mutex<Option<String>>,
+    is_failed: AtomicBool,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    lock: Mutex<Option<lock::BucketLock>>,
+}
+
+impl Bucket {
+    pub fn name(&self) -> &BucketName {
+        &self.name
+    }
+
+    /// The catalog, for checks; all writing goes through the bucket.
+    pub(crate) fn catalog(&self) -> &Catalog {
+        &self.catalog
+    }
+
+    fn settings(&self) -> Arc<Settings> {
+        self.settings.read().clone()
+    }
+
+    fn opens(&self) -> Arc<Vec<OpenId>> {
+        self.openings.clone()
+    }
+
+    /// One of the lists that settings' tag covers has changed.
+    fn lists_changed(&self) {
+        let tag = settings::lists_tag(&self.settings_key, &self.settings(), &self.openings, &self.keks.lock());
+        *self.lists.lock() = tag;
+        self.settings_changed.store(true, Ordering::Release);
+    }
+
+    fn new_ino(&self) -> u64 {
+        let mut c = self.counters.lock();
+        c.next_ino += 1;
+        c.next_ino - 1
+    }
+
+    fn new_node(&self) -> u64 {
+        let mut c = self.counters.lock();
+        c.next_node += 1;
+        c.next_node - 1
+    }
+
+    /// The inode in memory, or from the catalog.
+    fn inode(&self, ino: u64) -> Result<Arc<Inode>, BucketError> {
+        if let Some(i) = self.table.get(ino) {
+            return Ok(i);
+        }
+        let row = self.catalog.lock().inode(ino)?;
+        match row {
+            // An orphan of an earlier run, or of this one, is told by its missing name.
+            Some(row) => {
+                let inode = Inode::new(row, false);
+                inode.state.lock().orphan = row.nlink == 0;
+                Ok(self.table.insert(Arc::new(inode)))
+            }
+            None => Err(BucketError::NotFound(format!("inode {ino}"))),
+        }
+    }
+
+    /// Put an inode on the list of what the open epoch changed. The caller holds the data gate and the inode's state.
+    fn note_change(&self, inode: &Arc<Inode>, st: &mut State) {
+        if !st.listed {
+            st.listed = true;
+            self.changed.lock().push(inode.clone());
+        }
+    }
+
+    /// Stop acknowledging: something that was acknowledged may not be durable.
+    fn fail(&self, why: &str) {
+        let mut f = self.failed.lock();
+        if f.is_none() {
+            log::error!("bucket {}: {why}; nothing more is acknowledged until it is mounted again", self.name);
+            *f = Some(why.to_owned());
+        }
+        self.is_failed.store(true, Ordering::Release);
+        self.dirty_fell.notify_all();
+        self.ctl_changed.notify_all();
+    }
+
+    /// Err after a commit, a sync or a seal has failed.
+    pub fn health(&self) -> Result<(), BucketError> {
+        if self.is_failed.load(Ordering::Acquire) || self.catalog.is_failed() {
+            let why = self.failed.lock().clone();
+            return Err(BucketError::Failed(why.unwrap_or_else(|| "the catalog gave up its transaction".into())));
+        }
+        Ok(())
+    }
+
+    pub fn statfs(&self) -> Result<StatFs, BucketError> {
+        let s = space::disk(&self.dir).map_err(|source| BucketError::Io { what: format!("statvfs {}", self.dir.display()), source })?;
+        let used = self.counters.lock().next_ino;
+        Ok(StatFs {
+            blocks: s.f_blocks as u64 * s.f_frsize as u64 / 4096,
+            bfree: s.f_bfree as u64 * s.f_frsize as u64 / 4096,
+            bavail: s.f_bavail as u64 * s.f_frsize as u64 / 4096,
+            files: u32::MAX as u64 + used,
+            ffree: u32::MAX as u64,
+            bsize: 4096,
+            namelen: 255,
+        })
+    }
+
+    fn folder(store: &Path, name: &BucketName) -> PathBuf {
+        store.join("buckets").join(name.as_str())
+    }
+}

@@ -1,0 +1,362 @@
+//! Making, opening, closing and deleting a bucket.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fs::{self, DirBuilder, File};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex, RwLock};
+
+use super::gate::Gate;
+use super::kek::now_s;
+use super::lock::{self, BucketLock};
+use super::settings::{self, Counters, Settings};
+use super::{Bucket, BucketError, Control, Holder, ROOT, now_ns, reclaim, recover, space, table};
+use crate::catalog::{Catalog, InodeRow};
+use crate::crypto::derive;
+use crate::crypto::secret::{BucketKey, random_id};
+use crate::keys::Keyring;
+use crate::log::{Log, LogIdentity, SegmentFiles};
+use crate::rule::{Dialect, Place, Rule};
+use crate::seal::Pool;
+use crate::types::{BucketId, BucketName, CHUNK_BYTES_MAX, OpenId, StoreId};
+
+/// What a new bucket is to be.
+pub struct CreateOptions {
+    pub dialect: Dialect,
+    pub rule: Option<Rule>,
+    pub owner_uid: u32,
+    /// A power of two, 4096 to 262144.
+    pub chunk_bytes: u32,
+}
+
+/// How a bucket is opened.
+pub struct OpenOptions {
+    /// The caller promises not to write; the bucket itself is opened the same way.
+    pub read_only: bool,
+    /// What was written is durable after this long without anybody asking.
+    pub commit_interval: Duration,
+    pub mountpoint: Option<PathBuf>,
+    pub socket: Option<PathBuf>,
+}
+
+impl Default for OpenOptions {
+    fn default() -> Self {
+        OpenOptions { read_only: false, commit_interval: Duration::from_secs(1), mountpoint: None, socket: None }
+    }
+}
+
+fn io(path: &Path) -> impl Fn(std::io::Error) -> BucketError {
+    let what = path.display().to_string();
+    move |source| BucketError::Io { what: what.clone(), source }
+}
+
+fn make_dir(path: &Path) -> Result<(), BucketError> {
+    match DirBuilder::new().mode(0o700).create(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        r => r.map_err(io(path)),
+    }
+}
+
+fn sync_dir(path: &Path) -> Result<(), BucketError> {
+    File::open(path).and_then(|d| d.sync_all()).map_err(io(path))
+}
+
+impl Bucket {
+    /// Make a bucket: built whole beside its place, then known to the keyring, then moved into place. What a crash leaves
+    /// in between is taken up by the next try.
+    pub fn create(store: &Path, store_id: StoreId, name: &BucketName, keys: &Arc<Keyring>, o: &CreateOptions) -> Result<(), BucketError> {
+        if let Some(rule) = &o.rule {
+            o.dialect.check_rule(rule, Place::Bucket)?;
+            if matches!(rule, Rule::Kms { sm4: true, .. }) {
+                return Err(BucketError::Unsupported("SM4 data encryption is not built yet; use KMS or AES256"));
+            }
+            if let Some(key) = rule.key() {
+                crate::keys::KeyService::resolve(&**keys, key)?;
+            }
+        }
+        if !o.chunk_bytes.is_power_of_two() || !(4096..=CHUNK_BYTES_MAX).contains(&o.chunk_bytes) {
+            return Err(BucketError::Invalid("a chunk size is a power of two from 4096 to 262144"));
+        }
+        let buckets = store.join("buckets");
+        make_dir(&buckets)?;
+        let (dir, new) = (Self::folder(store, name), buckets.join(format!(".{name}.new")));
+        let known = keys.bucket_key(&store_id, name)?;
+        if dir.exists() {
+            return Err(BucketError::BucketExists(name.clone()));
+        }
+        if known.is_some() && !new.join("catalog.db").exists() {
+            return Err(BucketError::FolderGone(name.clone()));
+        }
+        if known.is_none() {
+            if new.exists() {
+                fs::remove_dir_all(&new).map_err(io(&new))?;
+            }
+            make_dir(&new)?;
+            let seg = new.join("seg");
+            make_dir(&seg)?;
+            let id = BucketId(random_id()?);
+            let key = BucketKey::random()?;
+            let settings = Settings {
+                name: name.clone(),
+                id,
+                dialect: o.dialect,
+                owner: o.owner_uid,
+                chunk_bytes: o.chunk_bytes,
+                created: now_s(),
+                rule: o.rule.clone(),
+                grants: BTreeSet::new(),
+                dir_rules: HashMap::new(),
+            };
+            let counters = Counters { commit: 1, next_ino: ROOT + 1, next_node: 1, next_segment: 1, next_kek: 1 };
+            let settings_key = derive::settings_key(&key);
+            let mut failed = Ok(());
+            Catalog::create(&new.join("catalog.db"), |tx| {
+                let now = now_ns();
+                // SAFETY: takes no memory.
+                let gid = unsafe { libc::getegid() };
+                tx.put_inode(&InodeRow {
+                    ino: ROOT, mode: libc::S_IFDIR | 0o755, uid: o.owner_uid, gid, nlink: 2, atime: now, mtime: now, ctime: now,
+                    btime: now, parent: ROOT, ..InodeRow::default()
+                })?;
+                let lists = settings::lists_tag(&settings_key, &settings, &[], &[]);
+                failed = settings::store(tx, &settings_key, &lists, (&settings, &counters), None);
+                Ok(())
+            })?;
+            failed?;
+            File::open(new.join("catalog.db")).and_then(|f| f.sync_all()).map_err(io(&new))?;
+            sync_dir(&seg)?;
+            sync_dir(&new)?;
+            sync_dir(&buckets)?;
+            keys.register_bucket(&store_id, name, &id, &key)?;
+        }
+        fs::rename(&new, &dir).map_err(io(&dir))?;
+        sync_dir(&buckets)
+    }
+
+    /// Names of the buckets of a store, sorted.
+    pub fn list(store: &Path) -> Result<Vec<BucketName>, BucketError> {
+        let dir = store.join("buckets");
+        let entries = match fs::read_dir(&dir) {
+            Ok(e) => e,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) => return Err(io(&dir)(e)),
+        };
+        let mut names: Vec<BucketName> =
+            entries.filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok()).collect();
+        names.sort();
+        Ok(names)
+    }
+
+    /// Delete a bucket with its keys. Without `force` only one that holds no objects.
+    pub fn delete(store: &Path, store_id: StoreId, name: &BucketName, keys: &Arc<Keyring>, force: bool) -> Result<(), BucketError> {
+        let dir = Self::folder(store, name);
+        if dir.exists() {
+            if force {
+                let me = Holder { pid: std::process::id(), mountpoint: None, socket: None };
+                let _lock = BucketLock::take(&dir, name, &me)?;
+            } else {
+                let bucket = Self::open(store, store_id, name, keys, &OpenOptions::default())?;
+                let empty = !bucket.catalog().lock().has_entries(ROOT)?;
+                bucket.close()?;
+                if !empty {
+                    return Err(BucketError::BucketNotEmpty(name.clone()));
+                }
+            }
+        }
+        let known = keys.bucket_key(&store_id, name)?;
+        if known.is_none() && !dir.exists() {
+            return Err(BucketError::NoBucket { name: name.clone(), store: store.to_owned() });
+        }
+        // Keys first: what is left after a crash cannot be read by anybody.
+        if let Some((id, _)) = known {
+            keys.forget_bucket(&id)?;
+        }
+        let dead = store.join("buckets").join(format!(".{name}.dead"));
+        if dead.exists() {
+            fs::remove_dir_all(&dead).map_err(io(&dead))?;
+        }
+        if dir.exists() {
+            fs::rename(&dir, &dead).map_err(io(&dir))?;
+            fs::remove_dir_all(&dead).map_err(io(&dead))?;
+            sync_dir(&store.join("buckets"))?;
+        }
+        Ok(())
+    }
+
+    /// Who has a bucket open, if anybody.
+    pub fn who_has(store: &Path, name: &BucketName) -> Option<Holder> {
+        lock::holder(&Self::folder(store, name))
+    }
+
+    /// Open a bucket: take its lock, verify its settings, mend what an earlier run left, begin an opening.
+    pub fn open(store: &Path, store_id: StoreId, name: &BucketName, keys: &Arc<Keyring>, o: &OpenOptions) -> Result<Arc<Bucket>, BucketError> {
+        let dir = Self::folder(store, name);
+        let known = keys.bucket_key(&store_id, name)?;
+        if !dir.is_dir() {
+            return Err(match known {
+                Some(_) => BucketError::FolderGone(name.clone()),
+                None => BucketError::NoBucket { name: name.clone(), store: store.to_owned() },
+            });
+        }
+        let Some((id, key)) = known else { return Err(BucketError::UnknownToKeyring(name.clone())) };
+        let me = Holder { pid: std::process::id(), mountpoint: o.mountpoint.clone(), socket: o.socket.clone() };
+        let lock = BucketLock::take(&dir, name, &me)?;
+
+        let catalog = Catalog::open(&dir.join("catalog.db"))?;
+        let settings_key = derive::settings_key(&key);
+        let log_key = derive::log_key(&key);
+        let stored = settings::load(&catalog.lock(), &settings_key, name)?;
+        if stored.settings.id != id {
+            return Err(BucketError::Altered {
+                bucket: name.to_string(), what: "the bucket's id and settings", hint: "this is another bucket's folder; put the right one back",
+            });
+        }
+        let mut counters = stored.counters;
+        let files = SegmentFiles::new(dir.join("seg"));
+        let rows = catalog.lock().segments()?;
+        let (segments, next_segment) = recover::segments(&files, &log_key, name, counters.commit, rows)?;
+        let wipes = catalog.lock().wipes()?;
+        for (segment, position, bytes) in &wipes {
+            files.wipe(*segment, *position as u64, *bytes as u64)?;
+        }
+
+        // An opening of its own: no chunk key of an earlier one is used again, whatever was restored from where.
+        let open_id = OpenId(random_id()?);
+        let open_no = stored.openings.len() as u32;
+        let mut openings = stored.openings;
+        openings.push(open_id);
+        counters.next_segment = counters.next_segment.max(next_segment);
+        let lists = settings::lists_tag(&settings_key, &stored.settings, &openings, &stored.keks);
+        {
+            let tx = catalog.lock();
+            counters.next_ino = counters.next_ino.max(tx.max_ino()? + 1);
+            counters.next_node = counters.next_node.max(tx.max_node()? + 1);
+            counters.commit += 1;
+            for (segment, position, _) in wipes {
+                tx.delete_wipe(segment, position)?;
+            }
+            tx.put_opening(open_no, &open_id)?;
+            settings::store(&tx, &settings_key, &lists, (&stored.settings, &counters), Some((&stored.settings, &stored.counters)))?;
+            tx.commit()?;
+        }
+        catalog.sync()?;
+        let orphans = catalog.lock().orphans()?;
+
+        let identity = LogIdentity { bucket: id, open_id, commit: counters.commit, key: log_key };
+        let log = Arc::new(Log::start(files, identity, counters.next_segment));
+        let pool = Pool::start(std::thread::available_parallelism().map_or(2, Into::into)).map_err(io(&dir))?;
+        let (reclaim, queue) = reclaim::queue();
+        let settings = Arc::new(stored.settings);
+        let bucket = Arc::new_cyclic(|me| Bucket {
+            name: name.clone(),
+            id,
+            dir: dir.clone(),
+            me: me.clone(),
+            keys: keys.clone(),
+            place_key: derive::place_key(&key),
+            key,
+            settings_key,
+            catalog,
+            log,
+            pool,
+            settings: RwLock::new(settings.clone()),
+            stored: Mutex::new(Some((settings, counters))),
+            lists: Mutex::new(lists),
+            settings_changed: AtomicBool::new(false),
+            counters: Mutex::new(counters),
+            openings: Arc::new(openings),
+            open_no,
+            open_id,
+            counter: AtomicU64::new(0),
+            keks: Mutex::new(stored.keks),
+            kek_making: Mutex::new(()),
+            unwrapped: Mutex::new(HashMap::new()),
+            resolved: Mutex::new(HashMap::new()),
+            rule_generation: AtomicU64::new(1),
+            table: table::Table::default(),
+            gate: Gate::default(),
+            ns: Mutex::new(()),
+            changed: Mutex::new(Vec::new()),
+            reap: Mutex::new(Vec::new()),
+            epoch: AtomicU64::new(1),
+            durable: AtomicU64::new(0),
+            pins: super::pins::Pins::default(),
+            segments: Mutex::new(segments),
+            reclaim,
+            space: space::Space::new(dir.clone()),
+            dirty_bytes: AtomicUsize::new(0),
+            dirty_gate: Mutex::new(()),
+            dirty_fell: Condvar::new(),
+            ctl: Mutex::new(Control::default()),
+            ctl_changed: Condvar::new(),
+            commit_interval: o.commit_interval,
+            failed: Mutex::new(None),
+            is_failed: AtomicBool::new(false),
+            threads: Mutex::new(Vec::new()),
+            lock: Mutex::new(Some(lock)),
+        });
+        for ino in orphans {
+            match bucket.inode(ino) {
+                Ok(inode) => bucket.reap.lock().push(inode),
+                Err(e) => log::warn!("orphan {ino}: {e}"),
+            }
+        }
+        let spawn = |what: &str, f: Box<dyn FnOnce() + Send>| {
+            std::thread::Builder::new().name(what.into()).spawn(f).map_err(io(&dir))
+        };
+        let (a, b) = (bucket.clone(), bucket.clone());
+        let threads = vec![
+            spawn("ssefs-commit", Box::new(move || a.run_committer()))?,
+            spawn("ssefs-reclaim", Box::new(move || b.run_reclaim(&queue)))?,
+        ];
+        *bucket.threads.lock() = threads;
+        Ok(bucket)
+    }
+
+    /// Commit everything, free what nobody uses any more, and let go of the lock. Closing twice is no error.
+    pub fn close(&self) -> Result<(), BucketError> {
+        if self.lock.lock().is_none() {
+            return Ok(());
+        }
+        self.table.forget_all();
+        let first = self.commit();
+        {
+            let mut ctl = self.ctl.lock();
+            ctl.stop = true;
+            self.ctl_changed.notify_all();
+        }
+        let threads = std::mem::take(&mut *self.threads.lock());
+        let mut threads = threads.into_iter();
+        if let Some(committer) = threads.next() {
+            let _ = committer.join();
+        }
+        self.reclaim.stop();
+        for t in threads {
+            let _ = t.join();
+        }
+        let last = first.and_then(|()| self.health()).and_then(|()| self.finish());
+        *self.lock.lock() = None;
+        last
+    }
+
+    /// The reclaim thread may have written rows after the last commit.
+    fn finish(&self) -> Result<(), BucketError> {
+        let tx = self.catalog().lock();
+        tx.commit()?;
+        drop(tx);
+        self.catalog().sync()?;
+        Ok(self.catalog().checkpoint_all()?)
+    }
+}
+
+impl Drop for Bucket {
+    fn drop(&mut self) {
+        if self.lock.lock().is_some() && self.is_failed.load(Ordering::Acquire) {
+            log::warn!("bucket {} was dropped after a failure", self.name);
+        }
+    }
+}

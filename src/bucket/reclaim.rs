@@ -1,0 +1,196 @@
+//! Giving space back: chunks that a durable commit dropped and no reader holds are wiped (plain ones), punched out of
+//! their segment in whole blocks, and a segment with nothing live is removed. On a thread of its own.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
+use parking_lot::Mutex;
+
+use super::inode::Freed;
+use super::{Bucket, BucketError};
+use crate::types::BLOCK;
+
+/// A hole is punched when this many bytes lie together; smaller ones wait for their neighbours.
+const PUNCH_BYTES_MIN: u64 = 64 << 10;
+/// How often waiting for readers' pins is looked at again.
+const RETRY: Duration = Duration::from_millis(20);
+
+struct Dropped {
+    epoch: u64,
+    freed: Vec<Freed>,
+    floor: u32,
+}
+
+/// The queue's sending end, and who must not lose segments.
+pub struct Reclaim {
+    tx: Mutex<Option<Sender<Dropped>>>,
+    /// Lowest segment id that each running conversion may have sealed into.
+    pub holds: Mutex<Vec<u32>>,
+}
+
+/// Keeps segments from a conversion's first chunk on.
+pub struct Hold<'a> {
+    reclaim: &'a Reclaim,
+    from: u32,
+}
+
+impl Drop for Hold<'_> {
+    fn drop(&mut self) {
+        let mut holds = self.reclaim.holds.lock();
+        if let Some(i) = holds.iter().position(|h| *h == self.from) {
+            holds.swap_remove(i);
+        }
+    }
+}
+
+/// Dead ranges of one segment: start to end, merged.
+#[derive(Default)]
+struct Dead(BTreeMap<u64, u64>);
+
+impl Dead {
+    /// Add a range; returns the whole run it is now part of.
+    fn add(&mut self, mut start: u64, mut end: u64) -> (u64, u64) {
+        if let Some((&s, &e)) = self.0.range(..=start).next_back() {
+            if e >= start {
+                start = s;
+                end = end.max(e);
+            }
+        }
+        while let Some((&s, &e)) = self.0.range(start..=end).next() {
+            self.0.remove(&s);
+            end = end.max(e);
+        }
+        self.0.insert(start, end);
+        (start, end)
+    }
+}
+
+impl Reclaim {
+    fn new(tx: Sender<Dropped>) -> Reclaim {
+        Reclaim { tx: Mutex::new(Some(tx)), holds: Mutex::new(Vec::new()) }
+    }
+
+    /// What a commit, durable now, has dropped. Segments below `floor` get no more chunks.
+    pub fn dropped(&self, epoch: u64, freed: Vec<Freed>, floor: u32) {
+        if let Some(tx) = &*self.tx.lock() {
+            let _ = tx.send(Dropped { epoch, freed, floor });
+        }
+    }
+
+    pub fn stop(&self) {
+        *self.tx.lock() = None;
+    }
+}
+
+/// The two ends, before the bucket exists.
+pub struct Queue(Receiver<Dropped>);
+
+pub fn queue() -> (Reclaim, Queue) {
+    let (tx, rx) = unbounded();
+    (Reclaim::new(tx), Queue(rx))
+}
+
+impl Bucket {
+    pub(super) fn hold_segments(&self) -> Hold<'_> {
+        let from = self.log.active_segment().unwrap_or_else(|| self.log.next_id());
+        self.reclaim.holds.lock().push(from);
+        Hold { reclaim: &self.reclaim, from }
+    }
+
+    /// The reclaim thread. Errors here lose nothing: the space is found by the next mount.
+    pub(super) fn run_reclaim(self: &Arc<Self>, queue: &Queue) {
+        let mut waiting: VecDeque<Dropped> = VecDeque::new();
+        let mut dead: BTreeMap<u32, Dead> = BTreeMap::new();
+        let mut open = true;
+        while open {
+            match queue.0.recv_timeout(if waiting.is_empty() { Duration::from_secs(3600) } else { RETRY }) {
+                Ok(d) => waiting.push_back(d),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => open = false,
+            }
+            while waiting.front().is_some_and(|d| !open || d.epoch < self.pins.oldest()) {
+                if let Some(d) = waiting.pop_front() {
+                    if let Err(e) = self.give_back(d, &mut dead) {
+                        log::warn!("reclaim: {e}");
+                    }
+                }
+            }
+        }
+    }
+
+    fn give_back(&self, d: Dropped, dead: &mut BTreeMap<u32, Dead>) -> Result<(), BucketError> {
+        let mut runs: BTreeMap<u32, Vec<(u64, u64)>> = BTreeMap::new();
+        for f in d.freed {
+            let (segment, start) = (f.chunk.at.segment, f.chunk.at.position as u64);
+            if f.plain {
+                self.wipe(segment, f.chunk.at.position, f.chunk.frame_bytes)?;
+            }
+            let run = dead.entry(segment).or_default().add(start, start + f.chunk.frame_bytes as u64);
+            runs.entry(segment).or_default().push(run);
+        }
+        let held = self.reclaim.holds.lock().iter().min().copied().unwrap_or(u32::MAX);
+        let empty: Vec<u32> = {
+            let segments = self.segments.lock();
+            segments.values().filter(|s| s.live == 0 && s.id < d.floor.min(held)).map(|s| s.id).collect()
+        };
+        if !empty.is_empty() && self.health().is_ok() {
+            // The row goes with the next commit, the file now: a row without live bytes may miss its file.
+            let _permit = self.gate.names();
+            for id in &empty {
+                self.segments.lock().remove(id);
+                self.catalog().lock().delete_segment(*id)?;
+                self.log.files().remove(*id)?;
+                dead.remove(id);
+                runs.remove(id);
+            }
+        }
+        for (segment, mut runs) in runs {
+            runs.sort_unstable();
+            runs.dedup();
+            let Some(ranges) = dead.get_mut(&segment) else { continue };
+            for (start, _) in runs {
+                let Some(&end) = ranges.0.get(&start) else { continue };
+                let (a, b) = (start.next_multiple_of(BLOCK as u64), end / BLOCK as u64 * BLOCK as u64);
+                if b > a && b - a >= PUNCH_BYTES_MIN {
+                    self.log.files().punch(segment, a, b - a)?;
+                    // What is punched need not be punched again; its edges may still grow.
+                    ranges.0.remove(&start);
+                    if start < a {
+                        ranges.0.insert(start, a);
+                    }
+                    if b < end {
+                        ranges.0.insert(b, end);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Overwrite a plain chunk and strike it off the list.
+    pub(super) fn wipe(&self, segment: u32, position: u32, bytes: u32) -> Result<(), BucketError> {
+        self.log.files().wipe(segment, position as u64, bytes as u64)?;
+        if self.health().is_ok() {
+            let _permit = self.gate.names();
+            self.catalog().lock().delete_wipe(segment, position)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dead_ranges_merge_with_their_neighbours() {
+        let mut d = Dead::default();
+        assert_eq!(d.add(10, 20), (10, 20));
+        assert_eq!(d.add(30, 40), (30, 40));
+        assert_eq!(d.add(20, 30), (10, 40));
+        assert_eq!(d.add(5, 12), (5, 40));
+        assert_eq!(d.0.len(), 1);
+    }
+}
