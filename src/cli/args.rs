@@ -211,8 +211,9 @@ pub enum EncryptionCmd {
 pub enum KeyCmd {
     /// List the master keys
     List(Output),
-    /// Show one master key and its versions
+    /// Show one master key
     Show {
+        /// Id or alias; bucket:NAME for the managed key of a bucket
         key: String,
         #[command(flatten)]
         output: Output,
@@ -227,6 +228,7 @@ pub enum KeyCmd {
     },
     /// Make a new version of a master key; nothing is rewritten, old objects stay readable
     Rotate {
+        /// Id or alias; bucket:NAME for the managed key of a bucket
         key: String,
         #[command(flatten)]
         output: Output,

@@ -9,19 +9,18 @@ use super::mount::create_options;
 use super::place::{self, Place, bucket_exists, no_such_bucket};
 use super::print;
 use crate::bucket::Bucket;
-use crate::ops::{Command, ErrorCode, OpError, Quiet, Store};
+use crate::ops::{Command, ErrorCode, OpError, Quiet};
 use crate::types::BucketName;
 
 pub fn run(place: &Place, command: &BucketCmd) -> Result<(), OpError> {
     match command {
         BucketCmd::Create { bucket, new } => {
             let options = create_options(new)?;
-            let store = place.store_or_new()?;
-            if bucket_exists(&store, bucket) {
+            let store = place.open_or_create()?;
+            if bucket_exists(&store.path, bucket) {
                 return Err(OpError::new(ErrorCode::Exists, format!("bucket {bucket} exists already")));
             }
-            let keys = place.keyring_or_new()?;
-            Bucket::create(&store.path, store.id, bucket, &keys, &options)?;
+            Bucket::create(&store.path, store.id, bucket, &store.keys, &options)?;
             if options.rule.is_none() {
                 print::note(&format!("bucket {bucket} has no rule: what is written there is not encrypted"));
             }
@@ -33,15 +32,15 @@ pub fn run(place: &Place, command: &BucketCmd) -> Result<(), OpError> {
             if output.json { print::json(&info) } else { print::fields(&info) }
         }
         BucketCmd::Delete { bucket, force } => {
-            let store = place.store()?;
-            if !bucket_exists(&store, bucket) {
-                return Err(no_such_bucket(&store, bucket));
+            let dir = place.store_dir()?;
+            if !bucket_exists(dir, bucket) {
+                return Err(no_such_bucket(dir, bucket));
             }
-            if let Some(holder) = Bucket::who_has(&store.path, bucket) {
+            if let Some(holder) = Bucket::who_has(dir, bucket) {
                 return Err(in_use(bucket, &holder));
             }
-            let keys = place.keyring()?;
-            Bucket::delete(&store.path, store.id, bucket, &keys, *force)?;
+            let store = place.open()?;
+            Bucket::delete(&store.path, store.id, bucket, &store.keys, *force)?;
             Ok(())
         }
         BucketCmd::Grant { bucket, user, revoke } => {
@@ -53,7 +52,7 @@ pub fn run(place: &Place, command: &BucketCmd) -> Result<(), OpError> {
 }
 
 /// The error for a bucket that another process has open.
-fn in_use(bucket: &BucketName, holder: &crate::bucket::Holder) -> OpError {
+pub fn in_use(bucket: &BucketName, holder: &crate::bucket::Holder) -> OpError {
     match &holder.mountpoint {
         Some(dir) => OpError::new(
             ErrorCode::Busy,
@@ -66,17 +65,19 @@ fn in_use(bucket: &BucketName, holder: &crate::bucket::Holder) -> OpError {
 
 /// The list needs no key: names, and where each is mounted.
 fn list(place: &Place, as_json: bool) -> Result<(), OpError> {
-    let buckets = match Store::open(&place.store)? {
-        Some(store) => Bucket::list(&store.path)?
-            .into_iter()
-            .map(|name| {
-                let holder = Bucket::who_has(&store.path, &name);
-                (name, holder)
-            })
-            .collect(),
-        // No store yet is an empty list, not an error.
-        None => Vec::new(),
+    // No store yet is an empty list, not an error.
+    let names = match place.store_dir() {
+        Ok(dir) => Bucket::list(dir)?,
+        Err(e) if e.code == ErrorCode::NotFound => Vec::new(),
+        Err(e) => return Err(e),
     };
+    let buckets: Vec<_> = names
+        .into_iter()
+        .map(|name| {
+            let holder = Bucket::who_has(&place.store, &name);
+            (name, holder)
+        })
+        .collect();
     if as_json {
         let all: Vec<Value> = buckets
             .iter()

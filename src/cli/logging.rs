@@ -11,7 +11,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use parking_lot::Mutex;
 
-use super::print::printable;
+use super::print::{self, printable};
 use crate::ops::OpError;
 
 /// Where lines go.
@@ -67,7 +67,7 @@ impl Log for Logger {
         match &mut *self.0.lock() {
             Target::Stderr => drop(writeln!(io::stderr(), "ssefs: {level}: {text}")),
             Target::File(file) => {
-                let line = format!("{} {level}: {text}\n", utc(SystemTime::now()));
+                let line = format!("{} {level}: {text}\n", now());
                 drop(file.write_all(line.as_bytes()));
             }
             Target::Syslog => syslog(record.level(), &text),
@@ -75,6 +75,11 @@ impl Log for Logger {
     }
 
     fn flush(&self) {}
+}
+
+fn now() -> String {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    print::time(since.map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(0)))
 }
 
 fn syslog(level: Level, text: &str) {
@@ -87,39 +92,4 @@ fn syslog(level: Level, text: &str) {
     let Ok(text) = CString::new(text) else { return };
     // SAFETY: both strings are NUL-terminated and outlive the call; "%s" takes exactly the one argument.
     unsafe { libc::syslog(libc::LOG_DAEMON | priority, c"%s".as_ptr(), text.as_ptr()) };
-}
-
-/// A time as `2026-01-31T23:59:59Z` (civil-from-days of the proleptic Gregorian calendar).
-fn utc(time: SystemTime) -> String {
-    let seconds = time.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
-    let (days, rest) = (seconds / 86_400, seconds % 86_400);
-    // Days are counted from 1 March of year 0, so that the leap day ends a year.
-    let shifted = days + 719_468;
-    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-    let year = era * 400 + year_of_era + u64::from(month <= 2);
-    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", rest / 3600, rest / 60 % 60, rest % 60)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::time::Duration;
-
-    #[test]
-    fn log_lines_carry_the_right_date() {
-        for (seconds, text) in [
-            (0, "1970-01-01T00:00:00Z"),
-            (951_782_399, "2000-02-28T23:59:59Z"),
-            (951_782_400, "2000-02-29T00:00:00Z"),
-            (1_767_225_599, "2025-12-31T23:59:59Z"),
-            (4_107_542_400, "2100-03-01T00:00:00Z"),
-        ] {
-            assert_eq!(utc(UNIX_EPOCH + Duration::from_secs(seconds)), text);
-        }
-    }
 }

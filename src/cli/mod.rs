@@ -6,7 +6,6 @@ mod check;
 mod daemon;
 mod encryption;
 mod key;
-mod keyring;
 mod logging;
 mod mount;
 mod mountpoint;

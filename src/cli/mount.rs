@@ -9,15 +9,16 @@ use std::time::Duration;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use super::bucket::in_use;
 use super::args::{self, MountArgs, NewBucket};
 use super::daemon::{self, Side};
 use super::options::{self, Options};
-use super::place::{Place, absolute, bucket_exists, effective_uid, no_such_bucket};
+use super::place::{OpenStore, Place, absolute, bucket_exists, effective_uid, no_such_bucket};
 use super::{logging, mountpoint, print};
 use crate::bucket::{Bucket, CreateOptions, OpenOptions};
 use crate::control::{self, MountIdentity, Server};
 use crate::fuse;
-use crate::ops::{self, ErrorCode, OpError, Store};
+use crate::ops::{self, ErrorCode, OpError};
 use crate::rule::Dialect;
 
 /// How long a mount told to end waits for open files before it ends all the same.
@@ -98,21 +99,16 @@ pub fn run(place: &args::Place, args: MountArgs, sloppy: bool) -> Result<(), OpE
 /// Holds the mount from beginning to end; `live` is called once it answers.
 fn serve(plan: &Plan, live: impl FnOnce() -> Result<(), OpError>) -> Result<(), OpError> {
     harden();
-    let store = if plan.create { plan.place.store_or_new()? } else { plan.place.store()? };
+    let store = if plan.create { plan.place.open_or_create()? } else { plan.place.open()? };
     if let Some(holder) = Bucket::who_has(&store.path, &plan.bucket) {
-        let at = holder.mountpoint.map_or(String::new(), |m| format!(" is mounted at {} and", m.display()));
-        return Err(OpError::new(
-            ErrorCode::Busy,
-            format!("bucket {}{at} is in use by process {}", plan.bucket, holder.pid),
-        ));
+        return Err(in_use(&plan.bucket, &holder));
     }
-    let keys = if plan.create { plan.place.keyring_or_new()? } else { plan.place.keyring()? };
-    if !bucket_exists(&store, &plan.bucket) {
+    if !bucket_exists(&store.path, &plan.bucket) {
         if !plan.create {
-            let e = no_such_bucket(&store, &plan.bucket);
-            return Err(e.hint(format!("add --create to make it (ssefs mount {} DIR --create --rule AES256)", plan.bucket)));
+            let hint = format!("add --create to make it (ssefs mount {} DIR --create --rule AES256)", plan.bucket);
+            return Err(no_such_bucket(&store.path, &plan.bucket).hint(hint));
         }
-        create_bucket(&store, &keys, plan)?;
+        create_bucket(&store, plan)?;
     } else if plan.new.rule.is_some() || plan.new.dialect.is_some() || plan.new.chunk_size.is_some() {
         print::note(&format!("bucket {} exists: its rule, dialect and chunk size stay as they are", plan.bucket));
     }
@@ -129,7 +125,7 @@ fn serve(plan: &Plan, live: impl FnOnce() -> Result<(), OpError>) -> Result<(), 
     };
     // Before the mount: a signal from here on ends it properly instead of killing us.
     let signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(|e| OpError::io("watch for signals", &e))?;
-    let bucket = Bucket::open(&store.path, store.id, &plan.bucket, &keys, &open)?;
+    let bucket = Bucket::open(&store.path, store.id, &plan.bucket, &store.keys, &open)?;
     let ended = mounted(plan, &store, &bucket, socket, signals, live);
     // Closed by `mounted` when it got that far; closing twice is no error.
     let closed = bucket.close().map_err(OpError::from);
@@ -138,7 +134,7 @@ fn serve(plan: &Plan, live: impl FnOnce() -> Result<(), OpError>) -> Result<(), 
 
 fn mounted(
     plan: &Plan,
-    store: &Store,
+    store: &OpenStore,
     bucket: &Arc<Bucket>,
     socket: control::Bound,
     signals: Signals,
@@ -188,7 +184,7 @@ fn mounted(
     waited.and(closed)
 }
 
-fn start_server(plan: &Plan, store: &Store, bucket: &Arc<Bucket>, socket: control::Bound) -> Result<Server, OpError> {
+fn start_server(plan: &Plan, store: &OpenStore, bucket: &Arc<Bucket>, socket: control::Bound) -> Result<Server, OpError> {
     let identity = MountIdentity {
         pid: std::process::id(),
         bucket: plan.bucket.to_string(),
@@ -203,8 +199,8 @@ fn start_server(plan: &Plan, store: &Store, bucket: &Arc<Bucket>, socket: contro
 }
 
 /// Makes the bucket of this plan, owned by this user.
-fn create_bucket(store: &Store, keys: &Arc<crate::keys::Keyring>, plan: &Plan) -> Result<(), OpError> {
-    Bucket::create(&store.path, store.id, &plan.bucket, keys, &create_options(&plan.new)?)?;
+fn create_bucket(store: &OpenStore, plan: &Plan) -> Result<(), OpError> {
+    Bucket::create(&store.path, store.id, &plan.bucket, &store.keys, &create_options(&plan.new)?)?;
     print::note(&match &plan.new.rule {
         Some(rule) => format!("made bucket {} with rule {rule}", plan.bucket),
         None => format!("made bucket {} without a rule: what is written there is not encrypted", plan.bucket),

@@ -50,6 +50,18 @@ pub const EXIT_CODES: [(u8, ErrorCode, &str); 12] = [
 ];
 
 impl ErrorCode {
+    /// The code of a failed system call, by its errno.
+    pub fn of_io(e: &std::io::Error) -> ErrorCode {
+        match e.raw_os_error() {
+            Some(libc::ENOENT | libc::ENOTDIR) => ErrorCode::NotFound,
+            Some(libc::EACCES | libc::EPERM | libc::EROFS) => ErrorCode::Permission,
+            Some(libc::EBUSY | libc::EAGAIN) => ErrorCode::Busy,
+            Some(libc::ENOSPC | libc::EDQUOT) => ErrorCode::Full,
+            Some(libc::EEXIST) => ErrorCode::Exists,
+            _ => ErrorCode::General,
+        }
+    }
+
     /// The exit status of this code.
     pub fn exit_status(self) -> u8 {
         EXIT_CODES.iter().find(|(_, code, _)| *code == self).map_or(1, |(status, _, _)| *status)
@@ -83,15 +95,7 @@ impl OpError {
 
     /// An I/O failure while doing `what` ("read /etc/x"), coded by its errno.
     pub fn io(what: impl std::fmt::Display, e: &std::io::Error) -> OpError {
-        let code = match e.raw_os_error() {
-            Some(libc::ENOENT | libc::ENOTDIR) => ErrorCode::NotFound,
-            Some(libc::EACCES | libc::EPERM | libc::EROFS) => ErrorCode::Permission,
-            Some(libc::EBUSY | libc::EAGAIN) => ErrorCode::Busy,
-            Some(libc::ENOSPC | libc::EDQUOT) => ErrorCode::Full,
-            Some(libc::EEXIST) => ErrorCode::Exists,
-            _ => ErrorCode::General,
-        };
-        OpError::new(code, format!("cannot {what}: {e}"))
+        OpError::new(ErrorCode::of_io(e), format!("cannot {what}: {e}"))
     }
 }
 

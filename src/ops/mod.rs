@@ -2,9 +2,9 @@
 //! it opened itself, and a mount calls it for whoever asks through its control socket. So there is one code path,
 //! and a change means the same with and without a mount. Nothing here prints.
 
+mod codes;
 mod error;
 mod progress;
-mod store;
 mod wire;
 
 use std::path::Path;
@@ -14,10 +14,9 @@ use serde_json::{Value, json};
 
 pub use error::{EXIT_CODES, ErrorCode, OpError};
 pub use progress::{Progress, Quiet};
-pub use store::Store;
 pub use wire::WirePath;
 
-use crate::bucket::{Bucket, BucketError};
+use crate::bucket::Bucket;
 use crate::rule::{self, Dialect, Place, Rule, RuleError};
 
 pub mod check;
@@ -101,10 +100,10 @@ pub fn run(bucket: &Bucket, caller_uid: u32, command: &Command, progress: &dyn P
     }
 }
 
-/// Reads a rule for a bucket or a directory in any accepted form; errors as [`refused`] words them.
+/// Reads a rule for a bucket or a directory in any accepted form; errors keep the vendors' words.
 pub fn parse_rule(text: &str, dialect: Dialect, for_directory: bool) -> Result<Rule, OpError> {
     let place = if for_directory { Place::Directory } else { Place::Bucket };
-    rule::parse_for(text.as_bytes(), dialect, place).map_err(|e| refused(&e))
+    Ok(rule::parse_for(text.as_bytes(), dialect, place)?)
 }
 
 fn rule_get(bucket: &Bucket, dir: Option<&Path>, form: RuleForm) -> Result<Value, OpError> {
@@ -114,7 +113,7 @@ fn rule_get(bucket: &Bucket, dir: Option<&Path>, form: RuleForm) -> Result<Value
         Some(dir) => bucket.directory_rule(dir)?,
     };
     let Some(rule) = rule else {
-        return Err(refused(&RuleError::NoRule { dialect }));
+        return Err(RuleError::NoRule { dialect }.into());
     };
     Ok(json!({ "rule": print_rule(&rule, dialect, form)? }))
 }
@@ -124,7 +123,7 @@ fn rule_get(bucket: &Bucket, dir: Option<&Path>, form: RuleForm) -> Result<Value
 pub fn print_rule(rule: &Rule, dialect: Dialect, form: RuleForm) -> Result<String, OpError> {
     match form {
         RuleForm::Short => Ok(rule.to_string()),
-        RuleForm::Xml => rule::print_xml(rule, dialect).map_err(|e| refused(&e)),
+        RuleForm::Xml => Ok(rule::print_xml(rule, dialect)?),
         RuleForm::Json => {
             let mut default = serde_json::Map::new();
             match rule {
@@ -143,31 +142,8 @@ pub fn print_rule(rule: &Rule, dialect: Dialect, form: RuleForm) -> Result<Strin
     }
 }
 
-/// A rule's error keeps the vendor's code and message word for word.
-pub fn refused(e: &RuleError) -> OpError {
-    let code = match e {
-        RuleError::NoRule { .. } => ErrorCode::NotFound,
-        RuleError::KeyNotFound { .. } | RuleError::KeyDisabled { .. } | RuleError::KeyPendingDeletion { .. } => {
-            ErrorCode::Key
-        }
-        _ => ErrorCode::Refused,
-    };
-    OpError::new(code, format!("{}: {}", e.code(), e.message()))
-}
-
 fn to_value<T: Serialize>(report: &T) -> Result<Value, OpError> {
     serde_json::to_value(report).map_err(|e| OpError::new(ErrorCode::General, format!("cannot write the answer: {e}")))
-}
-
-impl From<BucketError> for OpError {
-    fn from(e: BucketError) -> OpError {
-        OpError::new(code_of(&e), e.to_string())
-    }
-}
-
-fn code_of(e: &BucketError) -> ErrorCode {
-    let _ = e;
-    ErrorCode::General
 }
 
 #[cfg(test)]
