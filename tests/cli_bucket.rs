@@ -78,17 +78,21 @@ fn r58_no_rule_is_said_in_the_words_of_the_dialect() {
 fn r55_r56_r60_refused_rules_say_the_vendors_words_and_change_nothing() {
     let s = with_bucket(&["--rule", "KMS"]);
     let xml = |algorithm: &str, rest: &str| {
-        format!("<ServerSideEncryptionRule><ApplyServerSideEncryptionByDefault>{algorithm}{rest}\
-                 </ApplyServerSideEncryptionByDefault></ServerSideEncryptionRule>")
+        format!(
+            "<ServerSideEncryptionRule><ApplyServerSideEncryptionByDefault>{algorithm}{rest}\
+                 </ApplyServerSideEncryptionByDefault></ServerSideEncryptionRule>"
+        )
     };
     let put = |text: &str| s.ssefs_with_input(&["encryption", "put", "photos", "--xml", "-"], text);
-    put(&xml("<SSEAlgorithm>DES</SSEAlgorithm>", "")).fails(8, &[
-        "ssefs: error: InvalidEncryptionAlgorithmError: The Encryption request you specified is not valid. \
-         Supported value: AES256/KMS\n",
-    ]);
-    put(&xml("<SSEAlgorithm>AES256</SSEAlgorithm>", "<KMSMasterKeyID>k</KMSMasterKeyID>")).fails(8, &[
-        "ssefs: error: InvalidArgument: KMSMasterKeyID is not applicable if the default sse algorithm is not KMS\n",
-    ]);
+    put(&xml("<SSEAlgorithm>DES</SSEAlgorithm>", "")).fails(
+        8,
+        &["ssefs: error: InvalidEncryptionAlgorithmError: The Encryption request you specified is not valid. \
+         Supported value: AES256/KMS\n"],
+    );
+    put(&xml("<SSEAlgorithm>AES256</SSEAlgorithm>", "<KMSMasterKeyID>k</KMSMasterKeyID>")).fails(
+        8,
+        &["ssefs: error: InvalidArgument: KMSMasterKeyID is not applicable if the default sse algorithm is not KMS\n"],
+    );
     put(&xml("", "")).fails(8, &["MalformedXML"]);
     put("<ServerSideEncryptionRule>").fails(8, &["MalformedXML", "line 1"]);
     put("AES256").fails(8, &["MalformedXML: line 1"]);

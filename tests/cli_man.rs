@@ -14,7 +14,10 @@ fn render() -> String {
     let mut cli = Cli::command();
     cli.build();
     let mut page = Vec::new();
-    let man = Man::new(cli.clone()).section("1").manual("User commands").source(format!("ssefs {}", env!("CARGO_PKG_VERSION")));
+    let man = Man::new(cli.clone())
+        .section("1")
+        .manual("User commands")
+        .source(format!("ssefs {}", env!("CARGO_PKG_VERSION")));
     man.render_title(&mut page).unwrap();
     man.render_name_section(&mut page).unwrap();
     man.render_synopsis_section(&mut page).unwrap();
@@ -68,6 +71,8 @@ fn commands(command: &clap::Command, text: &mut String) {
     for line in String::from_utf8(part).unwrap().lines() {
         match line {
             ".SH SYNOPSIS" | ".SH DESCRIPTION" | ".SH OPTIONS" => text.push_str(".PP\n"),
+            // Said once at the top of the page is enough.
+            _ if line.starts_with(".ie \\n(.g .ds Aq") || line.starts_with(".el .ds Aq") => {}
             _ => text.push_str(&format!("{line}\n")),
         }
     }

@@ -80,7 +80,8 @@ fn a_store_that_is_not_there_is_said_and_not_made_by_reading() {
 #[test]
 fn a_mountpoint_that_cannot_be_used_is_named_with_what_to_do() {
     let s = Sandbox::new();
-    s.ssefs(&["mount", "photos", "nowhere", "--create"]).fails(9, &["mountpoint nowhere does not exist", "mkdir -p nowhere"]);
+    s.ssefs(&["mount", "photos", "nowhere", "--create"])
+        .fails(9, &["mountpoint nowhere does not exist", "mkdir -p nowhere"]);
     std::fs::write(s.path("file"), "").unwrap();
     s.ssefs(&["mount", "photos", "file", "--create"]).fails(9, &["mountpoint file is not a directory"]);
     s.ssefs(&["mount", "photos", ".", "--create"]).fails(9, &["is not empty", "-o nonempty"]);

@@ -46,7 +46,8 @@ fn has_target(makefile: &str, target: &str) -> bool {
 fn the_commands_of_the_readme_do_what_it_says() {
     require_fuse();
     let readme = read("README.md");
-    let marked: Vec<_> = blocks(&readme).into_iter().filter(|(b, _)| b.contains("tests/readme.rs runs this block")).collect();
+    let marked: Vec<_> =
+        blocks(&readme).into_iter().filter(|(b, _)| b.contains("tests/readme.rs runs this block")).collect();
     let [(_, script)] = &marked[..] else { panic!("one block is marked, not {}", marked.len()) };
     let s = Sandbox::new();
     let home = s.mkdir("home");
@@ -79,7 +80,11 @@ fn every_command_shown_in_a_document_is_one_that_the_program_takes() {
             for line in block.lines().filter(|l| l.starts_with("ssefs ")) {
                 seen += 1;
                 let parsed = Cli::try_parse_from(words(line));
-                assert!(parsed.is_ok(), "{document}: {line}: {}", parsed.err().map(|e| e.to_string()).unwrap_or_default());
+                assert!(
+                    parsed.is_ok(),
+                    "{document}: {line}: {}",
+                    parsed.err().map(|e| e.to_string()).unwrap_or_default()
+                );
             }
         }
     }

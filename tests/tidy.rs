@@ -5,9 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The layers from the ground up; each uses only those before it.
-const LAYERS: [&str; 13] = [
-    "types", "crypto", "rule", "keys", "catalog", "log", "seal", "bucket", "fs", "fuse", "ops", "control", "cli",
-];
+const LAYERS: [&str; 13] =
+    ["types", "crypto", "rule", "keys", "catalog", "log", "seal", "bucket", "fs", "fuse", "ops", "control", "cli"];
 
 /// Arrows that the order would allow and that are forbidden all the same.
 const FORBIDDEN: [(&str, &str); 8] = [
@@ -52,7 +51,8 @@ fn layer_of(path: &Path) -> String {
 /// Every top-level module that a source names as `crate::x`, with its line.
 fn uses(source: &str) -> Vec<(usize, String)> {
     let mut found = Vec::new();
-    let code: String = source.lines().map(|l| if l.trim_start().starts_with("//") { "\n".into() } else { format!("{l}\n") }).collect();
+    let code: String =
+        source.lines().map(|l| if l.trim_start().starts_with("//") { "\n".into() } else { format!("{l}\n") }).collect();
     for (at, _) in code.match_indices("crate::") {
         let line = code[..at].matches('\n').count() + 1;
         let rest = &code[at + "crate::".len()..];
@@ -133,7 +133,17 @@ fn an_arrow_in_the_wrong_direction_is_seen_in_every_spelling() {
 
 #[test]
 fn sql_is_spoken_in_catalog_and_keys_only() {
-    let words = ["rusqlite", "\"SELECT ", "\"INSERT ", "\"UPDATE ", "\"DELETE FROM ", "\"CREATE TABLE", "\"PRAGMA ", "\"BEGIN", "\"COMMIT\""];
+    let words = [
+        "rusqlite",
+        "\"SELECT ",
+        "\"INSERT ",
+        "\"UPDATE ",
+        "\"DELETE FROM ",
+        "\"CREATE TABLE",
+        "\"PRAGMA ",
+        "\"BEGIN",
+        "\"COMMIT\"",
+    ];
     let mut found = Vec::new();
     for (path, source) in sources() {
         if matches!(layer_of(&path).as_str(), "catalog" | "keys") {

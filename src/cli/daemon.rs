@@ -31,8 +31,7 @@ pub fn fork_off() -> Result<Side, OpError> {
         return Err(failed("make a pipe"));
     }
     // SAFETY: pipe2 just opened both, and nothing else owns them.
-    let (from_child, to_parent) =
-        unsafe { (OwnedFd::from_raw_fd(ends[0]), OwnedFd::from_raw_fd(ends[1])) };
+    let (from_child, to_parent) = unsafe { (OwnedFd::from_raw_fd(ends[0]), OwnedFd::from_raw_fd(ends[1])) };
     // SAFETY: one thread, checked above, so the child's heap and locks are in a sane state.
     match unsafe { libc::fork() } {
         -1 => Err(failed("start a process")),
@@ -56,8 +55,9 @@ fn await_child(mut pipe: File, pid: libc::pid_t) -> Result<(), OpError> {
     let mut text = String::new();
     let read = (&mut pipe).take(1 << 20).read_to_string(&mut text);
     if read.is_ok() && !text.is_empty() {
-        return serde_json::from_str::<Result<(), OpError>>(&text)
-            .unwrap_or_else(|e| Err(OpError::new(ErrorCode::General, format!("the mount's first word makes no sense: {e}"))));
+        return serde_json::from_str::<Result<(), OpError>>(&text).unwrap_or_else(|e| {
+            Err(OpError::new(ErrorCode::General, format!("the mount's first word makes no sense: {e}")))
+        });
     }
     let mut status = 0;
     // SAFETY: status is a writable int; pid is our own child.
@@ -74,11 +74,8 @@ fn await_child(mut pipe: File, pid: libc::pid_t) -> Result<(), OpError> {
 impl Report {
     /// The mount is live: lets go of the terminal and the current directory, and tells the parent.
     pub fn live(self) -> Result<(), OpError> {
-        let null = File::options()
-            .read(true)
-            .write(true)
-            .open("/dev/null")
-            .map_err(|e| OpError::io("open /dev/null", &e))?;
+        let null =
+            File::options().read(true).write(true).open("/dev/null").map_err(|e| OpError::io("open /dev/null", &e))?;
         std::env::set_current_dir("/").map_err(|e| OpError::io("go to /", &e))?;
         for fd in [libc::STDIN_FILENO, libc::STDOUT_FILENO, libc::STDERR_FILENO] {
             use std::os::fd::AsRawFd;

@@ -56,7 +56,9 @@ fn find(keys: &Keyring, name: &str) -> Result<KeyInfo, OpError> {
         None => k.id.0 == name || k.alias.as_deref() == Some(name),
     };
     let found = keys.list_keys()?.into_iter().find(is_it);
-    found.ok_or_else(|| OpError::from(KeyError::NotFound(name.to_owned())).hint("see which keys there are: ssefs key list"))
+    found.ok_or_else(|| {
+        OpError::from(KeyError::NotFound(name.to_owned())).hint("see which keys there are: ssefs key list")
+    })
 }
 
 fn show(keys: &Keyring, id: &KeyId, as_json: bool) -> Result<(), OpError> {

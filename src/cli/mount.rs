@@ -9,8 +9,8 @@ use std::time::Duration;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use super::bucket::in_use;
 use super::args::{self, MountArgs, NewBucket};
+use super::bucket::in_use;
 use super::daemon::{self, Side};
 use super::options::{self, Options};
 use super::place::{OpenStore, Place, absolute, bucket_exists, effective_uid, no_such_bucket};
@@ -184,7 +184,12 @@ fn mounted(
     waited.and(closed)
 }
 
-fn start_server(plan: &Plan, store: &OpenStore, bucket: &Arc<Bucket>, socket: control::Bound) -> Result<Server, OpError> {
+fn start_server(
+    plan: &Plan,
+    store: &OpenStore,
+    bucket: &Arc<Bucket>,
+    socket: control::Bound,
+) -> Result<Server, OpError> {
     let identity = MountIdentity {
         pid: std::process::id(),
         bucket: plan.bucket.to_string(),
@@ -273,7 +278,8 @@ fn kernel_flags(mountpoint: &Path, flags: libc::c_ulong) -> Result<(), OpError> 
 fn mount_failed(mountpoint: &Path, allow_other: bool, e: &io::Error) -> OpError {
     let error = OpError::new(ErrorCode::Mount, format!("cannot mount at {}: {e}", mountpoint.display()));
     if !Path::new("/dev/fuse").exists() {
-        return error.hint("this system has no /dev/fuse: load the module (modprobe fuse), or give the container the device");
+        return error
+            .hint("this system has no /dev/fuse: load the module (modprobe fuse), or give the container the device");
     }
     if allow_other && effective_uid() != 0 {
         return error.hint("allow_other needs the line user_allow_other in /etc/fuse.conf");

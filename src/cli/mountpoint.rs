@@ -151,8 +151,8 @@ pub fn unmount(path: &Path, lazy: bool) -> Result<(), OpError> {
         ))
     };
     if effective_uid() == 0 {
-        let c_path = CString::new(path.as_os_str().as_bytes())
-            .map_err(|_| OpError::usage("a path cannot hold a NUL byte"))?;
+        let c_path =
+            CString::new(path.as_os_str().as_bytes()).map_err(|_| OpError::usage("a path cannot hold a NUL byte"))?;
         let flags = if lazy { libc::MNT_DETACH } else { 0 } | libc::UMOUNT_NOFOLLOW;
         // SAFETY: c_path is a NUL-terminated string that outlives the call.
         if unsafe { libc::umount2(c_path.as_ptr(), flags) } == 0 {

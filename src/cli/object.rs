@@ -20,9 +20,7 @@ enum Named {
 pub fn run(place: &Place, command: &ObjectCmd) -> Result<(), OpError> {
     let ObjectCmd::Show { path, output } = command;
     let shown = match find(path)? {
-        Named::OnMount { socket, path } => {
-            control::ask(&socket, &Request::Run(Command::ObjectShow { path }), &Quiet)?
-        }
+        Named::OnMount { socket, path } => control::ask(&socket, &Request::Run(Command::ObjectShow { path }), &Quiet)?,
         Named::InBucket { bucket, path } => place::run(place, &bucket, &Command::ObjectShow { path }, &Quiet)?,
     };
     if output.json { print::json(&shown) } else { print::fields(&shown) }
@@ -51,7 +49,9 @@ fn on_mount(path: &Path, resolved: &Path) -> Result<Named, OpError> {
             ErrorCode::Permission,
             format!("the mount at {} does not answer this user", mount.mountpoint.display()),
         )
-        .hint("it belongs to another user or is no ssefs mount; getfattr -n user.sse.state FILE asks the file itself"));
+        .hint(
+            "it belongs to another user or is no ssefs mount; getfattr -n user.sse.state FILE asks the file itself",
+        ));
     };
     let relative = resolved.strip_prefix(&mount.mountpoint).unwrap_or(Path::new(""));
     Ok(Named::OnMount { socket: identity.socket, path: relative.to_owned().into() })

@@ -31,8 +31,8 @@ pub struct Options {
 
 /// Words of fstab that are for other programs, or ask for what is so anyway.
 const FOR_OTHERS: [&str; 16] = [
-    "defaults", "rw", "auto", "noauto", "user", "nouser", "users", "owner", "group", "nofail", "_netdev", "exec", "dev",
-    "suid", "atime", "relatime",
+    "defaults", "rw", "auto", "noauto", "user", "nouser", "users", "owner", "group", "nofail", "_netdev", "exec",
+    "dev", "suid", "atime", "relatime",
 ];
 
 const KERNEL: [(&str, libc::c_ulong); 5] = [
@@ -96,7 +96,11 @@ pub fn parse(lists: &[String], sloppy: bool) -> Result<Options, OpError> {
 /// What `mount.ssefs` was asked.
 #[derive(Debug)]
 pub enum Helper {
-    Mount { place: args::Place, mount: MountArgs, sloppy: bool },
+    Mount {
+        place: args::Place,
+        mount: MountArgs,
+        sloppy: bool,
+    },
     /// `mount --fake`: everything but the mount itself.
     Fake,
 }
@@ -174,8 +178,18 @@ mod tests {
 
     #[test]
     fn options_that_are_unknown_or_out_of_range_are_refused_by_name() {
-        for bad in ["sync=1", "default_permission", "threads=0", "threads=x", "commit_interval=NaN", "rule=",
-                    "commit_interval=-1", "chunk_size=3K", "ro=yes", "store"] {
+        for bad in [
+            "sync=1",
+            "default_permission",
+            "threads=0",
+            "threads=x",
+            "commit_interval=NaN",
+            "rule=",
+            "commit_interval=-1",
+            "chunk_size=3K",
+            "ro=yes",
+            "store",
+        ] {
             let e = of(bad).unwrap_err();
             assert!(e.message.contains(bad), "{bad}: {e}");
         }
@@ -191,8 +205,14 @@ mod tests {
         assert_eq!((mount.bucket.as_str(), sloppy), ("photos", true));
         assert_eq!(mount.options, ["rw,store=/s", "create,rule=AES256"]);
         assert!(matches!(parse_helper(argv("mount.ssefs photos /mnt -f")), Ok(Helper::Fake)));
-        for bad in ["mount.ssefs photos", "mount.ssefs a b c", "mount.ssefs a/b /mnt", "mount.ssefs p /mnt -o",
-                    "mount.ssefs p /mnt -o nonsense", "mount.ssefs p /mnt -z"] {
+        for bad in [
+            "mount.ssefs photos",
+            "mount.ssefs a b c",
+            "mount.ssefs a/b /mnt",
+            "mount.ssefs p /mnt -o",
+            "mount.ssefs p /mnt -o nonsense",
+            "mount.ssefs p /mnt -z",
+        ] {
             assert!(parse_helper(argv(bad)).is_err(), "{bad}");
         }
     }

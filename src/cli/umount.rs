@@ -27,7 +27,10 @@ pub fn run(args: &UmountArgs) -> Result<(), OpError> {
             .hint("see what is mounted: findmnt -t fuse,fuse.ssefs"));
     };
     if !mount.is_fuse() {
-        return Err(OpError::new(ErrorCode::Refused, format!("what is mounted at {shown} is {}, no bucket", mount.fs_type)));
+        return Err(OpError::new(
+            ErrorCode::Refused,
+            format!("what is mounted at {shown} is {}, no bucket", mount.fs_type),
+        ));
     }
     if mountpoint::is_stale(&dir) {
         mountpoint::unmount(&dir, true)?;
@@ -50,7 +53,10 @@ pub fn run(args: &UmountArgs) -> Result<(), OpError> {
     match last_word.join() {
         Ok(Ok(_)) => Ok(()),
         Ok(Err(e)) => Err(OpError {
-            message: format!("{shown} is unmounted, but bucket {} was not closed properly: {}", identity.bucket, e.message),
+            message: format!(
+                "{shown} is unmounted, but bucket {} was not closed properly: {}",
+                identity.bucket, e.message
+            ),
             ..e
         }),
         Err(_) => Err(print::unexpected("end")),

@@ -19,13 +19,7 @@ pub(super) fn peer(stream: &UnixStream) -> io::Result<libc::ucred> {
     let mut len = size_of::<libc::ucred>() as libc::socklen_t;
     // SAFETY: the descriptor is open, and cred and len describe one writable ucred.
     let rc = unsafe {
-        libc::getsockopt(
-            stream.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_PEERCRED,
-            (&raw mut cred).cast(),
-            &raw mut len,
-        )
+        libc::getsockopt(stream.as_raw_fd(), libc::SOL_SOCKET, libc::SO_PEERCRED, (&raw mut cred).cast(), &raw mut len)
     };
     if rc == 0 { Ok(cred) } else { Err(io::Error::last_os_error()) }
 }
@@ -44,13 +38,9 @@ fn gone(socket: &Path, e: &io::Error) -> OpError {
         .hint("the process may just be ending; try again")
 }
 
-fn converse(
-    stream: &UnixStream,
-    socket: &Path,
-    request: &Request,
-    progress: &dyn Progress,
-) -> Result<Value, OpError> {
-    let mut line = serde_json::to_vec(request).map_err(|e| OpError::usage(format!("cannot be sent to a mount: {e}")))?;
+fn converse(stream: &UnixStream, socket: &Path, request: &Request, progress: &dyn Progress) -> Result<Value, OpError> {
+    let mut line =
+        serde_json::to_vec(request).map_err(|e| OpError::usage(format!("cannot be sent to a mount: {e}")))?;
     line.push(b'\n');
     // A mount that is full answers and hangs up without reading: its answer counts, not our broken pipe.
     let sent = (&mut &*stream).write_all(&line);
@@ -58,7 +48,9 @@ fn converse(
     loop {
         line.clear();
         let read = (&mut reader).take(ANSWER_BYTES_MAX).read_until(b'\n', &mut line);
-        if let Err(e) = read.and(if line.is_empty() { sent.as_ref().map(|_| 0).map_err(|e| e.kind().into()) } else { Ok(0) }) {
+        if let Err(e) =
+            read.and(if line.is_empty() { sent.as_ref().map(|_| 0).map_err(|e| e.kind().into()) } else { Ok(0) })
+        {
             return Err(gone(socket, &e));
         }
         if line.is_empty() {

@@ -57,10 +57,7 @@ pub enum Command {
 impl Command {
     /// True when a bucket opened for reading is enough.
     pub fn only_reads(&self) -> bool {
-        matches!(
-            self,
-            Command::Info | Command::RuleGet { .. } | Command::ObjectShow { .. } | Command::Check { .. }
-        )
+        matches!(self, Command::Info | Command::RuleGet { .. } | Command::ObjectShow { .. } | Command::Check { .. })
     }
 }
 
