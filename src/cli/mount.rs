@@ -167,8 +167,8 @@ fn mounted(
     let watcher = std::thread::Builder::new()
         .name("signals".into())
         .spawn({
-            let (bucket, mountpoint) = (Arc::clone(bucket), plan.mountpoint.clone());
-            move || end_on_signal(signals, &bucket, &unmounter, &mountpoint)
+            let (bucket, name, mountpoint) = (Arc::clone(bucket), plan.bucket.clone(), plan.mountpoint.clone());
+            move || end_on_signal(signals, &bucket, name.as_str(), &unmounter, &mountpoint)
         })
         .map_err(|e| OpError::io("start a thread", &e))?;
     let waited = mount.wait().map_err(|e| OpError::io("serve the mount", &e));
@@ -221,14 +221,25 @@ pub fn create_options(new: &NewBucket) -> Result<CreateOptions, OpError> {
 }
 
 /// Ends the mount on the first signal, and the process if open files keep the mount alive too long.
-fn end_on_signal(mut signals: Signals, bucket: &Bucket, unmounter: &fuse::Unmounter, mountpoint: &Path) {
+fn end_on_signal(
+    mut signals: Signals,
+    bucket: &Bucket,
+    bucket_name: &str,
+    unmounter: &fuse::Unmounter,
+    mountpoint: &Path,
+) {
     let Some(signal) = signals.forever().next() else { return };
     log::info!("signal {signal}: committing and unmounting {}", mountpoint.display());
     if let Err(e) = bucket.commit() {
         log::error!("the commit before unmounting failed: {e}");
     }
     if let Err(e) = unmounter.unmount() {
-        log::warn!("{} is in use ({e}): detaching it", mountpoint.display());
+        log::warn!("unmounting {}: {e}", mountpoint.display());
+    }
+    // Whatever the unmounter answered: what is in use is still there, and is detached so that nobody else comes in.
+    let still = mountpoint::mount_at(mountpoint).ok().flatten();
+    if still.is_some_and(|m| m.is_fuse() && m.source == bucket_name) {
+        log::warn!("{} is in use: detaching it", mountpoint.display());
         if let Err(e) = mountpoint::unmount(mountpoint, true) {
             log::error!("{e}");
         }
@@ -267,10 +278,19 @@ fn kernel_flags(mountpoint: &Path, flags: libc::c_ulong) -> Result<(), OpError> 
     use std::os::unix::ffi::OsStrExt;
     let dir = std::ffi::CString::new(mountpoint.as_os_str().as_bytes())
         .map_err(|_| OpError::usage("a path cannot hold a NUL byte"))?;
-    let flags = flags | libc::MS_REMOUNT | libc::MS_BIND;
+    let failed = || OpError::io("set the mount's flags", &io::Error::last_os_error());
+    // SAFETY: statvfs is plain data that the call fills.
+    let mut now: libc::statvfs = unsafe { std::mem::zeroed() };
+    // SAFETY: dir is NUL-terminated, now is writable, and both outlive the call.
+    if unsafe { libc::statvfs(dir.as_ptr(), &raw mut now) } != 0 {
+        return Err(failed());
+    }
+    // A remount sets all flags anew: those that stand must be named again. The ST_ bits of these four are the MS_ bits.
+    let standing = now.f_flag & (libc::ST_RDONLY | libc::ST_NOSUID | libc::ST_NODEV | libc::ST_NOEXEC);
+    let flags = flags | standing | libc::MS_REMOUNT | libc::MS_BIND;
     // SAFETY: dir is NUL-terminated and outlives the call; a bind remount reads neither source, type nor data.
     if unsafe { libc::mount(std::ptr::null(), dir.as_ptr(), std::ptr::null(), flags, std::ptr::null()) } != 0 {
-        return Err(OpError::io("set the mount's flags", &io::Error::last_os_error()));
+        return Err(failed());
     }
     Ok(())
 }
