@@ -83,8 +83,10 @@ pub fn runtime_dirs_to_search() -> Vec<PathBuf> {
                 dirs.push(entry.path());
             }
         }
-    } else if let Some(tmp) = Some(PathBuf::from(format!("/tmp/ssefs-{uid}"))).filter(|d| is_private(d, uid)) {
-        if !dirs.contains(&tmp) {
+    } else {
+        // A mount made without XDG_RUNTIME_DIR, seen from a session that has one.
+        let tmp = PathBuf::from(format!("/tmp/ssefs-{uid}"));
+        if is_private(&tmp, uid) && !dirs.contains(&tmp) {
             dirs.push(tmp);
         }
     }
