@@ -2,11 +2,3 @@
 //! Each module uses only those above it in this list; `tests/tidy.rs` holds that.
 
 pub mod types;
-pub mod crypto;
-pub mod rule;
-pub mod keys;
-pub mod bucket;
-pub mod fuse;
-pub mod ops;
-pub mod control;
-pub mod cli;
