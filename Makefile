@@ -1,0 +1,71 @@
+# The five commands of this repository. Each works from a fresh clone and can be run again.
+# As root on a machine with apt, missing packages are installed; elsewhere the commands say what is missing.
+
+CARGO ?= cargo
+DEMO_STORE ?= $(CURDIR)/demo/store
+DEMO_CONFIG ?= $(CURDIR)/demo/config
+DEMO_DIR ?= $(CURDIR)/demo/photos
+SSEFS = $(CURDIR)/target/release/ssefs
+
+# program:package
+NEEDS_BUILD = cc:gcc
+NEEDS_MOUNT = fusermount3:fuse3
+NEEDS_TEST = restic:restic borg:borgbackup rsync:rsync git:git sqlite3:sqlite3 tar:tar setfattr:attr setfacl:acl \
+             gcc:gcc make:make fio:fio bash:bash python3:python3
+NEEDS_BENCH = fio:fio
+
+.PHONY: help build demo demo-clean test bench lint soak man install
+help:
+	@echo 'make demo    build, make a bucket with rule AES256, mount it, say what to type next'
+	@echo 'make test    the whole test suite'
+	@echo 'make bench   the micro-benchmarks'
+	@echo 'make lint    clippy and rustfmt, warnings are errors'
+	@echo 'make soak    the crash rounds again and again, SOAK_ROUNDS times (default 10)'
+	@echo 'make install ssefs, its mount helpers and manuals under PREFIX (default /usr/local)'
+
+build:
+	@packaging/need $(NEEDS_BUILD)
+	$(CARGO) build --release --locked
+
+demo: build
+	@packaging/need $(NEEDS_MOUNT) getfattr:attr
+	@packaging/demo '$(SSEFS)' '$(DEMO_STORE)' '$(DEMO_CONFIG)' '$(DEMO_DIR)'
+
+demo-clean:
+	-@$(SSEFS) umount '$(DEMO_DIR)'
+	rm -rf '$(CURDIR)/demo'
+
+# Tests that mount run one test binary at a time (cargo does) and within one binary as RUST_TEST_THREADS says.
+test:
+	@packaging/need $(NEEDS_BUILD) $(NEEDS_MOUNT) $(NEEDS_TEST)
+	$(CARGO) test --release --locked
+
+bench:
+	@packaging/need $(NEEDS_BUILD) $(NEEDS_MOUNT) $(NEEDS_BENCH)
+	$(CARGO) bench --locked
+
+lint:
+	$(CARGO) clippy --release --all-targets --locked -- -D warnings
+	$(CARGO) fmt --check
+
+SOAK_ROUNDS ?= 10
+soak:
+	@packaging/need $(NEEDS_BUILD) $(NEEDS_MOUNT) $(NEEDS_TEST)
+	@for round in $$(seq $(SOAK_ROUNDS)); do \
+		echo "soak: round $$round of $(SOAK_ROUNDS)"; \
+		$(CARGO) test --release --locked --test kill9 --test power_cut -- --include-ignored --nocapture || exit 1; \
+	done
+
+# Writes man/ssefs.1 anew from the definitions of the command line; a test says when it is due.
+man:
+	SSEFS_BLESS=1 $(CARGO) test --release --locked --test cli_man
+
+PREFIX ?= /usr/local
+install: build
+	install -D -m 755 $(SSEFS) '$(DESTDIR)$(PREFIX)/bin/ssefs'
+	install -d '$(DESTDIR)/sbin'
+	ln -sf '$(PREFIX)/bin/ssefs' '$(DESTDIR)/sbin/mount.ssefs'
+	ln -sf '$(PREFIX)/bin/ssefs' '$(DESTDIR)/sbin/mount.fuse.ssefs'
+	install -D -m 644 man/ssefs.1 '$(DESTDIR)$(PREFIX)/share/man/man1/ssefs.1'
+	install -D -m 644 man/ssefs.5 '$(DESTDIR)$(PREFIX)/share/man/man5/ssefs.5'
+	install -D -m 644 man/mount.ssefs.8 '$(DESTDIR)$(PREFIX)/share/man/man8/mount.ssefs.8'

@@ -1,0 +1,302 @@
+//! The command line, defined once: help, `ssefs.1`, completions and parsing all come from here. Words follow
+//! SEMANTICS.md; nothing in this file does anything.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueHint};
+
+use crate::rule::Dialect;
+use crate::types::{BucketName, CHUNK_BYTES_DEFAULT, CHUNK_BYTES_MAX};
+
+/// Mount a bucket as a directory; everything written into it is sealed by the bucket's encryption rule.
+#[derive(Debug, Parser)]
+#[command(
+    name = "ssefs",
+    version,
+    max_term_width = 100,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    after_help = "Begin with:  ssefs mount photos ~/photos --create --rule AES256\n\
+                  Manuals:     ssefs(1) commands, ssefs(5) attributes and rules, mount.ssefs(8) fstab"
+)]
+pub struct Cli {
+    #[command(flatten)]
+    pub place: Place,
+    #[command(subcommand)]
+    pub command: Cmd,
+}
+
+/// Where things lie.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Place {
+    /// The directory that holds the buckets [default: $SSEFS_STORE, else /var/lib/ssefs for root,
+    /// $XDG_DATA_HOME/ssefs or ~/.local/share/ssefs for others]
+    #[arg(long, global = true, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub store: Option<PathBuf>,
+    /// The directory that holds root key and keyring [default: $SSEFS_CONFIG, else $XDG_CONFIG_HOME/ssefs,
+    /// else /etc/ssefs for root, ~/.config/ssefs for others]
+    #[arg(long, global = true, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub config: Option<PathBuf>,
+}
+
+/// How the answer is printed.
+#[derive(Debug, Clone, Copy, Default, Args)]
+pub struct Output {
+    /// Print one JSON value instead of a table
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Cmd {
+    /// Mount a bucket as a directory
+    Mount(MountArgs),
+    /// Unmount, and wait until everything is on disk
+    Umount(UmountArgs),
+    /// Make, list, show and delete buckets
+    #[command(subcommand)]
+    Bucket(BucketCmd),
+    /// The default encryption rule of a bucket, or of a directory in it
+    #[command(subcommand)]
+    Encryption(EncryptionCmd),
+    /// Master keys
+    #[command(subcommand)]
+    Key(KeyCmd),
+    /// Single objects
+    #[command(subcommand)]
+    Object(ObjectCmd),
+    /// Verify a bucket: its structure, and with --read-data every byte
+    Check(CheckArgs),
+    /// Print a completion script, for example: ssefs completions bash > /etc/bash_completion.d/ssefs
+    Completions { shell: clap_complete::Shell },
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "The command returns when the mount is live; -f stays in the foreground.\n\
+    Example: ssefs mount backups /mnt/backups --create --rule KMS -o ro,log=/var/log/ssefs.log")]
+pub struct MountArgs {
+    pub bucket: BucketName,
+    /// An empty directory
+    #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub mountpoint: PathBuf,
+    /// Make the bucket if it does not exist
+    #[arg(long)]
+    pub create: bool,
+    #[command(flatten)]
+    pub new: NewBucket,
+    /// Stay in the foreground and log to the terminal
+    #[arg(short = 'f', long)]
+    pub foreground: bool,
+    /// Mount options, separated by commas: ro, allow_other, list_sse, nonempty, log=FILE,
+    /// commit_interval=SECONDS, threads=N, and those that mount(8) knows (see mount.ssefs(8))
+    #[arg(short = 'o', value_name = "OPTIONS")]
+    pub options: Vec<String>,
+    /// Log to this file instead of the system log
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub log: Option<PathBuf>,
+}
+
+/// What a bucket gets when it is made.
+#[derive(Debug, Clone, Default, Args)]
+pub struct NewBucket {
+    /// Its encryption rule: AES256, KMS, KMS:KEY, KMS:KEY:SM4 or KMS::SM4 [default: none]
+    #[arg(long, value_name = "RULE")]
+    pub rule: Option<String>,
+    /// Whose habits it follows: native, cos, oss, jd or aws [default: native]
+    #[arg(long, value_name = "DIALECT", value_parser = dialect)]
+    pub dialect: Option<Dialect>,
+    /// Largest piece of a file that is sealed at once: 4K to 256K, a power of two [default: 16K]
+    #[arg(long, value_name = "SIZE", value_parser = chunk_size)]
+    pub chunk_size: Option<u32>,
+}
+
+impl NewBucket {
+    pub fn chunk_bytes(&self) -> u32 {
+        self.chunk_size.unwrap_or(CHUNK_BYTES_DEFAULT)
+    }
+}
+
+#[derive(Debug, Args)]
+pub struct UmountArgs {
+    /// Where the bucket is mounted
+    #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub mountpoint: PathBuf,
+    /// Detach at once although files are open; wait until they are closed and all is on disk
+    #[arg(short = 'l', long)]
+    pub lazy: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum BucketCmd {
+    /// Make a bucket; you become its owner
+    Create {
+        bucket: BucketName,
+        #[command(flatten)]
+        new: NewBucket,
+    },
+    /// List the buckets of the store
+    List(Output),
+    /// Show a bucket: rule, owner, sizes, keys
+    Show {
+        bucket: BucketName,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Delete a bucket that holds no objects
+    Delete {
+        bucket: BucketName,
+        /// Delete it with all its objects; there is no way back
+        #[arg(long)]
+        force: bool,
+    },
+    /// Let a user change the encryption rule, or take that back
+    Grant {
+        bucket: BucketName,
+        /// The user's name or number
+        user: String,
+        /// Take the grant back
+        #[arg(long)]
+        revoke: bool,
+    },
+}
+
+/// Which rule: that of a bucket, or of a directory in it.
+#[derive(Debug, Clone, Args)]
+pub struct RuleOf {
+    pub bucket: BucketName,
+    /// The rule of this directory of the bucket and all below it
+    #[arg(long, value_name = "PATH")]
+    pub dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum EncryptionCmd {
+    /// Set the rule: what is written from now on is encrypted by it
+    #[command(after_help = "Objects that exist keep their encryption.\n\
+        Examples: ssefs encryption put photos AES256\n          \
+        ssefs encryption put photos --dir raw/2024 KMS:my-key\n          \
+        ssefs encryption put photos --xml rule.xml")]
+    Put {
+        #[command(flatten)]
+        of: RuleOf,
+        /// The rule in its short form: AES256, KMS, KMS:KEY, KMS:KEY:SM4, KMS::SM4; for a directory also none
+        #[arg(required_unless_present_any = ["xml", "json"])]
+        rule: Option<String>,
+        /// Read the rule as XML from a file, - for standard input
+        #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with_all = ["rule", "json"])]
+        xml: Option<PathBuf>,
+        /// Read the rule as the JSON of `aws s3api put-bucket-encryption` from a file, - for standard input
+        #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with = "rule")]
+        json: Option<PathBuf>,
+    },
+    /// Print the rule, in its short form unless asked otherwise; exit status 3 if there is none
+    Get {
+        #[command(flatten)]
+        of: RuleOf,
+        /// As XML in the bucket's dialect
+        #[arg(long, conflicts_with = "json")]
+        xml: bool,
+        /// As the JSON of `aws s3api get-bucket-encryption`
+        #[arg(long)]
+        json: bool,
+    },
+    /// Delete the rule; succeeds also if there is none
+    Delete {
+        #[command(flatten)]
+        of: RuleOf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum KeyCmd {
+    /// List the master keys
+    List(Output),
+    /// Show one master key
+    Show {
+        /// Id or alias; bucket:NAME for the managed key of a bucket
+        key: String,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Make a customer master key for rules such as KMS:KEY
+    Create {
+        /// A second name by which rules may name it
+        #[arg(long, value_name = "NAME")]
+        alias: Option<String>,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Make a new version of a master key; nothing is rewritten, old objects stay readable
+    Rotate {
+        /// Id or alias; bucket:NAME for the managed key of a bucket
+        key: String,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Move the keys that wrap a bucket's data keys to the newest version of their master key
+    Rewrap {
+        bucket: BucketName,
+        #[command(flatten)]
+        output: Output,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ObjectCmd {
+    /// Show how an object is encrypted
+    Show {
+        /// A path on a mount, or BUCKET:PATH
+        path: PathBuf,
+        #[command(flatten)]
+        output: Output,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    pub bucket: BucketName,
+    /// Read and verify every chunk of every object as well
+    #[arg(long)]
+    pub read_data: bool,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+fn dialect(text: &str) -> Result<Dialect, String> {
+    text.parse().map_err(|e: crate::rule::RuleError| e.to_string())
+}
+
+/// Parses `16K`, `16384` or `16KiB`.
+pub fn chunk_size(text: &str) -> Result<u32, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = match text[digits.len()..].to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "k" | "kib" => 1024,
+        _ => 0,
+    };
+    match digits.parse::<u32>().ok().and_then(|n| n.checked_mul(unit)) {
+        Some(n) if n.is_power_of_two() && (4096..=CHUNK_BYTES_MAX).contains(&n) => Ok(n),
+        _ => Err("a chunk size is 4K, 8K, 16K, 32K, 64K, 128K or 256K".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definitions_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn chunk_sizes_are_powers_of_two_in_range() {
+        assert_eq!(chunk_size("4K"), Ok(4096));
+        assert_eq!(chunk_size("16384"), Ok(16384));
+        assert_eq!(chunk_size("256KiB"), Ok(262144));
+        for bad in ["", "K", "3K", "512K", "2K", "16M", "-4K", "99999999999K", "4294967295K"] {
+            assert!(chunk_size(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! Which code each error of the layers below has. One exhaustive match a layer, so that a new variant must be given
+//! one.
+
+use super::{ErrorCode, OpError};
+use crate::bucket::BucketError;
+use crate::keys::KeyError;
+use crate::rule::RuleError;
+
+impl From<KeyError> for OpError {
+    fn from(e: KeyError) -> OpError {
+        OpError::new(of_key(&e), e.to_string())
+    }
+}
+
+impl From<BucketError> for OpError {
+    fn from(e: BucketError) -> OpError {
+        OpError::new(of_bucket(&e), e.to_string())
+    }
+}
+
+/// A rule's error keeps the vendor's code and message word for word.
+impl From<RuleError> for OpError {
+    fn from(e: RuleError) -> OpError {
+        OpError::new(of_rule(&e), format!("{}: {}", e.code(), e.message()))
+    }
+}
+
+fn of_rule(e: &RuleError) -> ErrorCode {
+    match e {
+        RuleError::NoRule { .. } => ErrorCode::NotFound,
+        RuleError::KeyNotFound { .. } | RuleError::KeyDisabled { .. } | RuleError::KeyPendingDeletion { .. } => {
+            ErrorCode::Key
+        }
+        _ => ErrorCode::Refused,
+    }
+}
+
+fn of_key(e: &KeyError) -> ErrorCode {
+    match e {
+        KeyError::RootMissing { .. }
+        | KeyError::RootUnreadable { .. }
+        | KeyError::RootTooOpen { .. }
+        | KeyError::RootMalformed { .. }
+        | KeyError::RootWrong { .. }
+        | KeyError::KeyringMissing(_)
+        | KeyError::NotAKeyring { .. }
+        | KeyError::NotFound(_)
+        | KeyError::NoVersion { .. }
+        | KeyError::Disabled(_)
+        | KeyError::PendingDeletion(_)
+        | KeyError::UnknownProvider { .. } => ErrorCode::Key,
+        KeyError::KeyringDamaged { .. }
+        | KeyError::RowAltered { .. }
+        | KeyError::RowsAltered { .. }
+        | KeyError::Unwrap { .. }
+        | KeyError::StoreIdLost(_)
+        | KeyError::StoreIdMalformed { .. } => ErrorCode::Damage,
+        KeyError::KeyringNewer { .. } => ErrorCode::Newer,
+        KeyError::KeyringBusy(_) => ErrorCode::Busy,
+        KeyError::KeyringFull(_) => ErrorCode::Full,
+        KeyError::Managed(_) => ErrorCode::Refused,
+        KeyError::AliasTaken(_) | KeyError::BucketKnown(_) => ErrorCode::Exists,
+        KeyError::BadAlias(_) => ErrorCode::Usage,
+        KeyError::StoreMissing(_)
+        | KeyError::StoreGone { .. }
+        | KeyError::StoreUnknown(_)
+        | KeyError::BucketUnknown(_) => ErrorCode::NotFound,
+        KeyError::Io { source, .. } => ErrorCode::of_io(source),
+        KeyError::Sql { .. } | KeyError::StoreSwapped { .. } | KeyError::Crypto(_) => ErrorCode::General,
+    }
+}
+
+fn of_bucket(_e: &BucketError) -> ErrorCode {
+    ErrorCode::General
+}

@@ -1,0 +1,194 @@
+//! What can be asked of a bucket from outside, as one `Command` and one `run`: the command line calls it on a bucket
+//! it opened itself, and a mount calls it for whoever asks through its control socket. So there is one code path,
+//! and a change means the same with and without a mount. Nothing here prints.
+
+mod codes;
+mod error;
+mod progress;
+mod wire;
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+pub use error::{EXIT_CODES, ErrorCode, OpError};
+pub use progress::{Progress, Quiet};
+pub use wire::WirePath;
+
+use crate::bucket::Bucket;
+use crate::rule::{self, Dialect, Place, Rule, RuleError};
+
+pub mod check;
+
+/// The forms a rule is shown in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RuleForm {
+    Short,
+    Xml,
+    Json,
+}
+
+/// Everything the command line asks of a bucket. Paths are relative to the bucket's root.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "do", deny_unknown_fields)]
+pub enum Command {
+    /// What the bucket is: name, rule, owner, sizes.
+    Info,
+    /// The rule of the bucket, or of a directory.
+    RuleGet { dir: Option<WirePath>, form: RuleForm },
+    /// Sets it, from any accepted form.
+    RulePut { dir: Option<WirePath>, rule: String },
+    /// Deletes it; deleting a rule that is not there succeeds (SEMANTICS 58).
+    RuleDelete { dir: Option<WirePath> },
+    /// Allows a user to change rules, or takes that back.
+    Grant { uid: u32, allow: bool },
+    /// How one object is encrypted.
+    ObjectShow { path: WirePath },
+    /// Moves the keys that wrap data keys to the newest version of their master key.
+    Rewrap,
+    /// Verifies the bucket's structure, with `read_data` every chunk as well.
+    Check { read_data: bool },
+    /// Makes everything durable that was acknowledged.
+    Commit,
+}
+
+impl Command {
+    /// True when a bucket opened for reading is enough.
+    pub fn only_reads(&self) -> bool {
+        matches!(self, Command::Info | Command::RuleGet { .. } | Command::ObjectShow { .. } | Command::Check { .. })
+    }
+}
+
+/// Runs one command for the user `caller_uid`. Who may change a rule is judged by the bucket (SEMANTICS 46).
+pub fn run(bucket: &Bucket, caller_uid: u32, command: &Command, progress: &dyn Progress) -> Result<Value, OpError> {
+    match command {
+        Command::Info => to_value(&bucket.info()),
+        Command::RuleGet { dir, form } => rule_get(bucket, dir.as_ref().map(WirePath::as_path), *form),
+        Command::RulePut { dir, rule } => {
+            let rule = parse_rule(rule, bucket.info().dialect, dir.is_some())?;
+            match dir {
+                None => bucket.set_rule(caller_uid, Some(rule))?,
+                Some(dir) => bucket.set_directory_rule(caller_uid, dir.as_path(), Some(rule))?,
+            }
+            Ok(Value::Null)
+        }
+        Command::RuleDelete { dir } => {
+            match dir {
+                None => bucket.set_rule(caller_uid, None)?,
+                Some(dir) => bucket.set_directory_rule(caller_uid, dir.as_path(), None)?,
+            }
+            Ok(Value::Null)
+        }
+        Command::Grant { uid, allow } => {
+            bucket.grant(caller_uid, *uid, *allow)?;
+            Ok(Value::Null)
+        }
+        Command::ObjectShow { path } => to_value(&bucket.object_show(path.as_path())?),
+        Command::Rewrap => to_value(&bucket.rewrap()?),
+        Command::Check { read_data } => {
+            to_value(&check::check(bucket, check::CheckOptions { read_data: *read_data }, progress)?)
+        }
+        Command::Commit => {
+            bucket.commit()?;
+            Ok(Value::Null)
+        }
+    }
+}
+
+/// Reads a rule for a bucket or a directory in any accepted form; errors keep the vendors' words.
+pub fn parse_rule(text: &str, dialect: Dialect, for_directory: bool) -> Result<Rule, OpError> {
+    let place = if for_directory { Place::Directory } else { Place::Bucket };
+    Ok(rule::parse_for(text.as_bytes(), dialect, place)?)
+}
+
+fn rule_get(bucket: &Bucket, dir: Option<&Path>, form: RuleForm) -> Result<Value, OpError> {
+    let dialect = bucket.info().dialect;
+    let rule = match dir {
+        None => bucket.rule(),
+        Some(dir) => bucket.directory_rule(dir)?,
+    };
+    let Some(rule) = rule else {
+        return Err(RuleError::NoRule { dialect }.into());
+    };
+    Ok(json!({ "rule": print_rule(&rule, dialect, form)? }))
+}
+
+/// A rule in one of its forms. JSON is that of `aws s3api get-bucket-encryption`, which has no word for SM4 nor for
+/// `none`.
+pub fn print_rule(rule: &Rule, dialect: Dialect, form: RuleForm) -> Result<String, OpError> {
+    match form {
+        RuleForm::Short => Ok(rule.to_string()),
+        RuleForm::Xml => Ok(rule::print_xml(rule, dialect)?),
+        RuleForm::Json => {
+            let mut default = serde_json::Map::new();
+            match rule {
+                Rule::Aes256 => default.insert("SSEAlgorithm".into(), json!("AES256")),
+                Rule::Kms { sm4: false, .. } => default.insert("SSEAlgorithm".into(), json!("aws:kms")),
+                Rule::Kms { sm4: true, .. } | Rule::None => {
+                    return Err(OpError::new(ErrorCode::Refused, format!("the rule {rule} has no JSON form"))
+                        .hint("read it in the short form"));
+                }
+            };
+            if let Some(key) = rule.key() {
+                default.insert("KMSMasterKeyID".into(), json!(key));
+            }
+            Ok(json!({ "Rules": [{ "ApplyServerSideEncryptionByDefault": default }] }).to_string())
+        }
+    }
+}
+
+fn to_value<T: Serialize>(report: &T) -> Result<Value, OpError> {
+    serde_json::to_value(report).map_err(|e| OpError::new(ErrorCode::General, format!("cannot write the answer: {e}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_command_goes_over_the_wire_as_one_line_and_back() {
+        let dir = || Some(WirePath::from(std::path::PathBuf::from("a\nb")));
+        for command in [
+            Command::Info,
+            Command::RuleGet { dir: dir(), form: RuleForm::Xml },
+            Command::RulePut { dir: None, rule: "<a>\n</a>".into() },
+            Command::RuleDelete { dir: dir() },
+            Command::Grant { uid: 1000, allow: true },
+            Command::ObjectShow { path: WirePath::from(std::path::PathBuf::from("x")) },
+            Command::Rewrap,
+            Command::Check { read_data: true },
+            Command::Commit,
+        ] {
+            let line = serde_json::to_string(&command).unwrap();
+            assert!(!line.contains('\n'), "{line}");
+            assert_eq!(serde_json::from_str::<Command>(&line).unwrap(), command);
+        }
+        assert!(serde_json::from_str::<Command>(r#"{"do":"erase-all"}"#).is_err());
+    }
+
+    #[test]
+    fn printed_rules_are_accepted_again() {
+        for text in ["AES256", "KMS", "KMS:my-key"] {
+            let rule = parse_rule(text, Dialect::Native, false).unwrap();
+            for form in [RuleForm::Short, RuleForm::Xml, RuleForm::Json] {
+                let printed = print_rule(&rule, Dialect::Native, form).unwrap();
+                assert_eq!(parse_rule(&printed, Dialect::Native, false).unwrap(), rule, "{printed}");
+            }
+        }
+        let sm4 = parse_rule("KMS::SM4", Dialect::Native, false).unwrap();
+        assert_eq!(print_rule(&sm4, Dialect::Native, RuleForm::Json).unwrap_err().code, ErrorCode::Refused);
+    }
+
+    #[test]
+    fn r55_an_unknown_algorithm_is_refused_in_the_vendors_words() {
+        let e = parse_rule("DES", Dialect::Native, false).unwrap_err();
+        assert_eq!(e.code, ErrorCode::Refused);
+        assert_eq!(
+            e.message,
+            "InvalidEncryptionAlgorithmError: The Encryption request you specified is not valid. \
+             Supported value: AES256/KMS"
+        );
+    }
+}
