@@ -7,12 +7,17 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use super::lossy::detach;
 
 /// The bucket of all crash tests.
 pub const BUCKET: &str = "crash";
+/// A new child holds copies of all our open files until its exec has closed them, which is a little after spawn
+/// returns; another thread's mount is busy that long. So no child is started while a mount is politely unmounted.
+static SPAWNING: RwLock<()> = RwLock::new(());
+const EXEC_TIME: Duration = Duration::from_millis(2);
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Where a store and its keyring lie.
@@ -42,11 +47,15 @@ impl Place {
 
     /// `ssefs check BUCKET --read-data`; what it printed where it does not exit with 0.
     pub fn check(&self) -> Result<(), String> {
-        let run = self
-            .command()
+        let mut command = self.command();
+        command
             .args(["check", BUCKET, "--read-data"])
-            .output();
-        let output = run.map_err(|e| format!("ssefs check cannot run: {e}"))?;
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let child = spawn(&mut command).map_err(|e| format!("ssefs check cannot run: {e}"))?;
+        let output = child
+            .wait_with_output()
+            .map_err(|e| format!("ssefs check: {e}"))?;
         if output.status.success() {
             return Ok(());
         }
@@ -74,15 +83,13 @@ impl Daemon {
         let output = output.map_err(|e| format!("{}: {e}", log.display()))?;
         let errors = output.try_clone().map_err(|e| e.to_string())?;
         let before = device(mountpoint).map_err(|e| format!("{}: {e}", mountpoint.display()))?;
-        let child = place
-            .command()
-            .args(["mount", BUCKET])
-            .arg(mountpoint)
+        let mut command = place.command();
+        command.args(["mount", BUCKET]).arg(mountpoint);
+        command
             .args(["--create", "--rule", "AES256", "-f"])
             .stdout(output)
-            .stderr(errors)
-            .spawn()
-            .map_err(|e| format!("ssefs cannot be started: {e}"))?;
+            .stderr(errors);
+        let child = spawn(&mut command).map_err(|e| format!("ssefs cannot be started: {e}"))?;
         let mut daemon = Daemon {
             child,
             mountpoint: mountpoint.to_owned(),
@@ -121,13 +128,14 @@ impl Daemon {
         self.end();
     }
 
-    /// SIGKILL only: the mount stays until the daemon is dropped. For a thread that kills while others work.
+    /// The process id of ssefs.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
     /// SIGTERM: must commit, unmount and exit with 0.
     pub fn unmount(mut self) -> Result<(), String> {
+        let _no_spawn = SPAWNING.read().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: our own child, not yet waited for, so the id is still its.
         unsafe { libc::kill(self.child.id() as libc::pid_t, libc::SIGTERM) };
         let status = self.wait()?;
@@ -171,4 +179,11 @@ impl Drop for Daemon {
 /// The device a directory is on: changes when something is mounted there. Fails on a dead mount.
 fn device(dir: &Path) -> io::Result<u64> {
     Ok(fs::metadata(dir)?.dev())
+}
+
+fn spawn(command: &mut Command) -> io::Result<Child> {
+    let _no_unmount = SPAWNING.write().unwrap_or_else(PoisonError::into_inner);
+    let child = command.spawn();
+    std::thread::sleep(EXEC_TIME);
+    child
 }
