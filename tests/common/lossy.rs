@@ -33,8 +33,9 @@ pub fn detach(mountpoint: &Path) {
 /// A mounted lossy disk; dropping it unmounts it, also in a panic.
 pub struct LossyDisk {
     disk: Arc<Mutex<disk::Disk>>,
-    dir: tempfile::TempDir,
+    // Dropped in this order: the directory can only be removed when nothing is mounted in it.
     mounted: Option<Mounted>,
+    dir: tempfile::TempDir,
 }
 
 struct Mounted {
