@@ -2,3 +2,13 @@
 //! Each module uses only those above it in this list; `tests/tidy.rs` holds that.
 
 pub mod types;
+
+pub mod crypto;
+
+pub mod rule;
+
+pub mod keys;
+
+pub mod catalog;
+
+pub mod log;

@@ -1,0 +1,458 @@
+//! An object's map in memory: leaves as they are now, index nodes as of the last commit, both loaded when needed and
+//! verified on the way down. Only a commit changes index nodes, so a reader meanwhile finds a whole tree.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use super::leaf::{Dropped, Entry, LEAF_BYTES, Leaf};
+use crate::crypto::mac;
+use crate::crypto::secret::MapKey;
+use crate::types::{OpenId, SealId};
+
+/// Children of an index node.
+pub const FANOUT: u64 = 64;
+const CHILD_BYTES: usize = 40;
+pub const NODE_BYTES: usize = FANOUT as usize * CHILD_BYTES;
+/// 64^7 leaves of 1 MiB: 2^62 bytes.
+pub const HEIGHT_MAX: u8 = 7;
+/// Largest size of an object, bytes.
+pub const OBJECT_BYTES_MAX: u64 = 1 << 62;
+/// Clean leaves kept for one object.
+const LEAVES_KEPT_MAX: usize = 1024;
+
+/// What a map needs to verify and to tag.
+pub struct MapSecrets<'a> {
+    pub key: &'a MapKey,
+    pub seal: SealId,
+    pub opens: &'a [OpenId],
+}
+
+/// Where nodes come from.
+pub trait NodeSource {
+    /// The body of a node, None if there is no such row.
+    fn node(&self, id: u64) -> Result<Option<Vec<u8>>, super::BucketError>;
+}
+
+/// A child as its parent knows it. A tag of zeroes means a hole, and then the id is 0 too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Child {
+    id: u64,
+    tag: [u8; 32],
+}
+
+impl Child {
+    fn is_hole(&self) -> bool {
+        self.tag == [0; 32]
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Index(Vec<Child>);
+
+impl Index {
+    fn empty() -> Index {
+        Index(vec![Child::default(); FANOUT as usize])
+    }
+
+    fn parse(b: &[u8]) -> Option<Index> {
+        if b.len() != NODE_BYTES {
+            return None;
+        }
+        let mut out = Vec::with_capacity(FANOUT as usize);
+        for c in b.chunks_exact(CHILD_BYTES) {
+            let child = Child { id: u64::from_le_bytes(c[..8].try_into().ok()?), tag: c[8..].try_into().ok()? };
+            if child.is_hole() != (child.id == 0) {
+                return None;
+            }
+            out.push(child);
+        }
+        Some(Index(out))
+    }
+
+    fn pack(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(NODE_BYTES);
+        for c in &self.0 {
+            out.extend_from_slice(&c.id.to_le_bytes());
+            out.extend_from_slice(&c.tag);
+        }
+        out
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.iter().all(Child::is_hole)
+    }
+
+    fn tag(&self, s: &MapSecrets, level: u8, index: u64) -> [u8; 32] {
+        let mut m = mac::Mac::new(s.key);
+        m.update(b"index").update(&s.seal.0).update(&[level]).update(&index.to_le_bytes());
+        for c in &self.0 {
+            m.update(&c.tag);
+        }
+        m.finish()
+    }
+}
+
+/// A row of `node` to write or to delete.
+#[derive(Debug, PartialEq, Eq)]
+pub enum NodeWrite {
+    Put(u64, Vec<u8>),
+    Delete(u64),
+}
+
+/// The top of a map as a seal row holds it.
+pub struct Top {
+    pub height: u8,
+    pub body: Vec<u8>,
+    pub tag: [u8; 32],
+}
+
+/// Part of a map is not what was written.
+#[derive(Debug)]
+pub enum MapError {
+    /// File bytes [from, to) are not mapped by anything that verifies.
+    Damaged { from: u64, to: u64 },
+    Source(super::BucketError),
+}
+
+/// See the module.
+#[derive(Default)]
+pub struct Map {
+    height: u8,
+    leaves: BTreeMap<u64, Leaf>,
+    dirty: BTreeSet<u64>,
+    /// Leaves handed to a commit whose rows may not have been written yet: reading them back could find the old row.
+    settling: BTreeSet<u64>,
+    /// By (level, index); level 1 is above leaves. The top is (height, 0).
+    nodes: HashMap<(u8, u64), Index>,
+}
+
+fn covered(height: u8) -> u64 {
+    FANOUT.pow(height as u32)
+}
+
+/// The least height that covers a size.
+fn height_for(size: u64) -> u8 {
+    let leaves = size.div_ceil(LEAF_BYTES).max(1);
+    (0..=HEIGHT_MAX).find(|&h| covered(h) >= leaves).unwrap_or(HEIGHT_MAX)
+}
+
+impl Map {
+    /// The map whose top lies in a seal row. The caller has compared [`Map::top_tag`] with what the row's tag covers.
+    pub fn load(height: u8, body: &[u8]) -> Option<Map> {
+        let mut m = Map { height, ..Map::default() };
+        match height {
+            0 => {
+                m.leaves.insert(0, Leaf::parse(body).ok()?);
+            }
+            1..=HEIGHT_MAX => {
+                m.nodes.insert((height, 0), Index::parse(body)?);
+            }
+            _ => return None,
+        }
+        Some(m)
+    }
+
+    /// Tag of the top node as it stands.
+    pub fn top_tag(&self, s: &MapSecrets) -> Option<[u8; 32]> {
+        if self.height == 0 {
+            match self.leaves.get(&0) {
+                Some(l) => l.tag(s.key, &s.seal, 0, s.opens),
+                None => Leaf::default().tag(s.key, &s.seal, 0, s.opens),
+            }
+        } else {
+            self.nodes.get(&(self.height, 0)).map(|n| n.tag(s, self.height, 0))
+        }
+    }
+
+    pub fn is_dirty(&self) -> bool {
+        !self.dirty.is_empty()
+    }
+
+    fn child_of(&mut self, s: &MapSecrets, src: &dyn NodeSource, level: u8, index: u64) -> Result<Child, MapError> {
+        // The child (level, index) as its parent has it; loads and verifies the nodes above it.
+        if index >= covered(self.height - level) {
+            return Ok(Child::default());
+        }
+        let mut at = self.height;
+        loop {
+            let node_index = index >> (6 * (at - level));
+            let here = at - 1;
+            let child_index = index >> (6 * (here - level));
+            let Some(node) = self.nodes.get(&(at, node_index)) else {
+                return Ok(Child::default());
+            };
+            let child = node.0[(child_index % FANOUT) as usize];
+            if here == level || child.is_hole() {
+                return Ok(child);
+            }
+            if !self.nodes.contains_key(&(here, child_index)) {
+                let span = LEAF_BYTES << (6 * here);
+                let damaged = MapError::Damaged { from: child_index * span, to: (child_index + 1) * span };
+                let body = src.node(child.id).map_err(MapError::Source)?;
+                let Some(n) = body.and_then(|b| Index::parse(&b)) else { return Err(damaged) };
+                if n.tag(s, here, child_index) != child.tag {
+                    return Err(damaged);
+                }
+                self.nodes.insert((here, child_index), n);
+            }
+            at = here;
+        }
+    }
+
+    /// Make leaf `i` present in memory (an absent one is a hole: an empty leaf is not kept for it).
+    pub fn load_leaf(&mut self, s: &MapSecrets, src: &dyn NodeSource, i: u64) -> Result<(), MapError> {
+        if self.leaves.contains_key(&i) || self.height == 0 {
+            return Ok(());
+        }
+        let child = self.child_of(s, src, 0, i)?;
+        if child.is_hole() {
+            return Ok(());
+        }
+        let damaged = MapError::Damaged { from: i * LEAF_BYTES, to: (i + 1) * LEAF_BYTES };
+        let body = src.node(child.id).map_err(MapError::Source)?;
+        let Some(leaf) = body.and_then(|b| Leaf::parse(&b).ok()) else { return Err(damaged) };
+        if leaf.tag(s.key, &s.seal, i, s.opens) != Some(child.tag) {
+            return Err(damaged);
+        }
+        if self.leaves.len() >= LEAVES_KEPT_MAX {
+            let (dirty, settling) = (&self.dirty, &self.settling);
+            self.leaves.retain(|i, _| dirty.contains(i) || settling.contains(i));
+        }
+        self.leaves.insert(i, leaf);
+        Ok(())
+    }
+
+    /// A leaf that [`Map::load_leaf`] has brought; None is a hole.
+    pub fn leaf(&self, i: u64) -> Option<&Leaf> {
+        self.leaves.get(&i)
+    }
+
+    /// Show a chunk; its leaf must have been loaded.
+    pub fn insert(&mut self, i: u64, e: Entry, dropped: &mut Vec<Dropped>) {
+        self.leaves.entry(i).or_default().insert(e, dropped);
+        self.dirty.insert(i);
+    }
+
+    /// Take [from, to) of leaf `i` out of the map; its leaf must have been loaded.
+    pub fn cut(&mut self, i: u64, from: u32, to: u32, dropped: &mut Vec<Dropped>) {
+        if let Some(l) = self.leaves.get_mut(&i) {
+            if !l.overlapping(from, to).is_empty() {
+                l.cut(from, to, dropped);
+                self.dirty.insert(i);
+            }
+        }
+    }
+
+    /// The first leaf at or after `i` that has entries, without reading leaves.
+    pub fn next_leaf(&mut self, s: &MapSecrets, src: &dyn NodeSource, i: u64) -> Result<Option<u64>, MapError> {
+        let in_memory = self.leaves.range(i..).find(|(_, l)| !l.is_empty()).map(|(k, _)| *k);
+        if self.height == 0 {
+            return Ok(in_memory);
+        }
+        let mut at = i;
+        while at < covered(self.height) && in_memory.is_none_or(|m| at < m) {
+            // Go down as far as there are children; a hole at some level lets us skip all of it.
+            let mut level = self.height;
+            let mut skip = 0;
+            while level > 0 {
+                level -= 1;
+                if self.child_of(s, src, level, at >> (6 * level))?.is_hole() {
+                    skip = covered(level);
+                    break;
+                }
+            }
+            if skip == 0 {
+                match self.leaves.get(&at) {
+                    Some(l) if l.is_empty() => skip = 1,
+                    _ => return Ok(Some(at)),
+                }
+            }
+            at = (at / skip + 1) * skip;
+        }
+        Ok(in_memory)
+    }
+
+    /// Bring the tree up to date with its leaves for an object of `size` bytes; `new_id` makes node ids. No I/O: every node
+    /// above a dirty leaf is in memory since that leaf was loaded.
+    pub fn settle(
+        &mut self,
+        s: &MapSecrets,
+        size: u64,
+        new_id: &mut dyn FnMut() -> u64,
+        out: &mut Vec<NodeWrite>,
+    ) -> Option<Top> {
+        let want = height_for(size).max(height_for((self.dirty.last().map_or(0, |l| l + 1)) * LEAF_BYTES));
+        while self.height < want {
+            self.grow(s, new_id, out)?;
+        }
+        if self.height == 0 {
+            self.dirty.clear();
+            let empty = Leaf::default();
+            let leaf = self.leaves.get(&0).unwrap_or(&empty);
+            return Some(Top { height: 0, body: leaf.pack(), tag: leaf.tag(s.key, &s.seal, 0, s.opens)? });
+        }
+        let mut changed: BTreeSet<u64> = BTreeSet::new();
+        for i in std::mem::take(&mut self.dirty) {
+            self.settling.insert(i);
+            let (parent, slot) = (i / FANOUT, (i % FANOUT) as usize);
+            let node = self.nodes.entry((1, parent)).or_insert_with(Index::empty);
+            let child = &mut node.0[slot];
+            match self.leaves.get(&i) {
+                Some(l) if !l.is_empty() => {
+                    if child.id == 0 {
+                        child.id = new_id();
+                    }
+                    child.tag = l.tag(s.key, &s.seal, i, s.opens)?;
+                    out.push(NodeWrite::Put(child.id, l.pack()));
+                }
+                _ => {
+                    if child.id != 0 {
+                        out.push(NodeWrite::Delete(child.id));
+                    }
+                    *child = Child::default();
+                    self.leaves.remove(&i);
+                }
+            }
+            changed.insert(parent);
+        }
+        for level in 1..self.height {
+            let mut above = BTreeSet::new();
+            for i in changed {
+                let (tag, body, empty) = {
+                    let n = self.nodes.get(&(level, i))?;
+                    (n.tag(s, level, i), n.pack(), n.is_empty())
+                };
+                let parent = self.nodes.entry((level + 1, i / FANOUT)).or_insert_with(Index::empty);
+                let child = &mut parent.0[(i % FANOUT) as usize];
+                if empty {
+                    if child.id != 0 {
+                        out.push(NodeWrite::Delete(child.id));
+                    }
+                    *child = Child::default();
+                    self.nodes.remove(&(level, i));
+                } else {
+                    if child.id == 0 {
+                        child.id = new_id();
+                    }
+                    child.tag = tag;
+                    out.push(NodeWrite::Put(child.id, body));
+                }
+                above.insert(i / FANOUT);
+            }
+            changed = above;
+        }
+        let top = self.nodes.entry((self.height, 0)).or_insert_with(Index::empty);
+        Some(Top { height: self.height, body: top.pack(), tag: top.tag(s, self.height, 0) })
+    }
+
+    /// The rows of the last [`Map::settle`] have been written.
+    pub fn settled(&mut self) {
+        self.settling.clear();
+    }
+
+    /// One level more: what was the top becomes the first child of a new one.
+    fn grow(&mut self, s: &MapSecrets, new_id: &mut dyn FnMut() -> u64, out: &mut Vec<NodeWrite>) -> Option<()> {
+        let mut top = Index::empty();
+        if self.height == 0 {
+            if self.leaves.get(&0).is_some_and(|l| !l.is_empty()) {
+                self.dirty.insert(0);
+            }
+        } else {
+            let old = self.nodes.get(&(self.height, 0))?;
+            if !old.is_empty() {
+                let id = new_id();
+                out.push(NodeWrite::Put(id, old.pack()));
+                top.0[0] = Child { id, tag: old.tag(s, self.height, 0) };
+            } else {
+                self.nodes.remove(&(self.height, 0));
+            }
+        }
+        self.height += 1;
+        self.nodes.insert((self.height, 0), top);
+        Some(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{Location, Sequence};
+    use std::collections::HashMap as Rows;
+
+    struct Memory(Rows<u64, Vec<u8>>);
+    impl NodeSource for Memory {
+        fn node(&self, id: u64) -> Result<Option<Vec<u8>>, super::super::BucketError> {
+            Ok(self.0.get(&id).cloned())
+        }
+    }
+
+    fn entry(counter: u64) -> Entry {
+        Entry {
+            start: 0, len: 4096, chunk_start: 0, chunk_len: 4096,
+            seq: Sequence { open_no: 0, counter }, at: Location { segment: 1, position: 4096 },
+        }
+    }
+
+    fn apply(rows: &mut Memory, writes: Vec<NodeWrite>) {
+        for w in writes {
+            match w {
+                NodeWrite::Put(id, b) => rows.0.insert(id, b),
+                NodeWrite::Delete(id) => rows.0.remove(&id),
+            };
+        }
+    }
+
+    /// Far-apart leaves written over several commits and cold starts are all found again, and a cold map reads only its path.
+    #[test]
+    fn leaves_far_apart_are_found_after_cold_starts_and_every_altered_node_is_noticed() {
+        let key = MapKey::take(&mut [9; 32]);
+        let opens = [OpenId([1; 16])];
+        let s = MapSecrets { key: &key, seal: SealId([2; 16]), opens: &opens };
+        let (mut rows, mut next) = (Memory(Rows::new()), 0u64);
+        let wanted = [0u64, 1, 63, 64, 4095, 4096, 5_000_000, 8 << 20];
+        let mut map = Map::default();
+        let (mut height, mut body) = (0, Leaf::default().pack());
+        for (k, &i) in wanted.iter().enumerate() {
+            map.load_leaf(&s, &rows, i).unwrap();
+            map.insert(i, entry(k as u64), &mut Vec::new());
+            let mut out = Vec::new();
+            let mut id = || { next += 1; next };
+            let top = map.settle(&s, (i + 1) * LEAF_BYTES, &mut id, &mut out).unwrap();
+            apply(&mut rows, out);
+            (height, body) = (top.height, top.body);
+            map = Map::load(height, &body).unwrap();
+            assert_eq!(map.top_tag(&s), Some(top.tag));
+        }
+        for (k, &i) in wanted.iter().enumerate() {
+            map.load_leaf(&s, &rows, i).unwrap();
+            assert_eq!(map.leaf(i).unwrap().entries()[0].seq.counter, k as u64);
+        }
+        let mut map = Map::load(height, &body).unwrap();
+        let mut found = Vec::new();
+        let mut at = 0;
+        while let Some(i) = map.next_leaf(&s, &rows, at).unwrap() {
+            found.push(i);
+            at = i + 1;
+        }
+        assert_eq!(found, wanted);
+        for id in rows.0.keys().copied().collect::<Vec<_>>() {
+            let mut bad = Memory(rows.0.clone());
+            bad.0.get_mut(&id).unwrap()[20] ^= 1;
+            let mut map = Map::load(height, &body).unwrap();
+            let noticed = wanted.iter().any(|&i| matches!(map.load_leaf(&s, &bad, i), Err(MapError::Damaged { .. })));
+            assert!(noticed, "node {id}");
+            bad.0.remove(&id);
+            let mut map = Map::load(height, &body).unwrap();
+            assert!(wanted.iter().any(|&i| map.load_leaf(&s, &bad, i).is_err()), "removed node {id}");
+        }
+        // Emptying every leaf deletes every row.
+        let mut map = Map::load(height, &body).unwrap();
+        for &i in &wanted {
+            map.load_leaf(&s, &rows, i).unwrap();
+            map.cut(i, 0, LEAF_BYTES as u32, &mut Vec::new());
+        }
+        let mut out = Vec::new();
+        map.settle(&s, 0, &mut || unreachable!(), &mut out).unwrap();
+        apply(&mut rows, out);
+        assert!(rows.0.is_empty());
+    }
+}

@@ -1,0 +1,234 @@
+//! Opening, committing, syncing and checkpointing the catalog. Why each pragma is there: ARCHITECTURE.md, The catalog.
+
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use parking_lot::{Mutex, MutexGuard};
+use rusqlite::{Connection, OpenFlags};
+
+use super::CatalogError;
+
+const APPLICATION_ID: i64 = 0x5353_4546;
+/// Catalog format this program writes and the newest it reads.
+pub const FORMAT_VERSION: i64 = 1;
+/// The -wal file is checkpointed above this many bytes.
+const WAL_BYTES_MAX: u64 = 32 << 20;
+/// Page cache of the writing connection, KiB.
+const CACHE_KIB: i64 = 48 * 1024;
+
+/// One bucket's catalog.
+pub struct Catalog {
+    path: PathBuf,
+    writer: Mutex<Connection>,
+    checkpointer: Mutex<Connection>,
+    /// Held open for our own fdatasync; the -wal file carries no POSIX locks, so this descriptor is harmless.
+    wal: File,
+    failed: AtomicBool,
+    changes: AtomicU64,
+}
+
+/// The writing connection, locked. Writes begin the epoch's transaction when none is open.
+pub struct Tx<'a> {
+    pub(super) conn: MutexGuard<'a, Connection>,
+    catalog: &'a Catalog,
+}
+
+fn wal_path(path: &Path) -> PathBuf {
+    let mut s = path.as_os_str().to_owned();
+    s.push("-wal");
+    s.into()
+}
+
+fn configure(conn: &Connection) -> Result<(), rusqlite::Error> {
+    conn.busy_timeout(std::time::Duration::from_secs(10))?;
+    conn.set_prepared_statement_cache_capacity(96);
+    conn.pragma_update(None, "trusted_schema", false)?;
+    conn.pragma_update(None, "journal_mode", "WAL")?;
+    conn.pragma_update(None, "synchronous", "NORMAL")?;
+    conn.pragma_update(None, "wal_autocheckpoint", 0)?;
+    conn.pragma_update(None, "cache_spill", false)?;
+    conn.pragma_update(None, "temp_store", "MEMORY")?;
+    conn.pragma_update(None, "secure_delete", true)?;
+    conn.pragma_update(None, "cache_size", -CACHE_KIB)?;
+    Ok(())
+}
+
+impl Catalog {
+    /// Make a new, empty catalog at `path` (mode 0600) and leave it durable and closed.
+    pub fn create(path: &Path, fill: impl FnOnce(&Tx) -> Result<(), CatalogError>) -> Result<(), CatalogError> {
+        use std::os::unix::fs::OpenOptionsExt;
+        std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+        let conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        conn.pragma_update(None, "page_size", 4096)?;
+        configure(&conn)?;
+        conn.pragma_update(None, "application_id", APPLICATION_ID)?;
+        conn.pragma_update(None, "user_version", FORMAT_VERSION)?;
+        conn.execute_batch("BEGIN IMMEDIATE")?;
+        conn.execute_batch(include_str!("schema.sql"))?;
+        conn.execute_batch("COMMIT")?;
+        let catalog = Catalog::from_connection(path, conn)?;
+        fill(&catalog.lock())?;
+        catalog.lock().commit()?;
+        catalog.close()
+    }
+
+    /// Open an existing catalog for writing: recovers its WAL, checkpoints and truncates it, so that nothing
+    /// acknowledged from here on can sit behind frames of an earlier run.
+    pub fn open(path: &Path) -> Result<Catalog, CatalogError> {
+        if !path.exists() {
+            return Err(CatalogError::Missing(path.to_owned()));
+        }
+        let damaged = |e: rusqlite::Error| CatalogError::Damaged { path: path.to_owned(), why: e.to_string() };
+        let conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(damaged)?;
+        let app: i64 = conn.pragma_query_value(None, "application_id", |r| r.get(0)).map_err(damaged)?;
+        let version: i64 = conn.pragma_query_value(None, "user_version", |r| r.get(0)).map_err(damaged)?;
+        if app != APPLICATION_ID {
+            return Err(CatalogError::Damaged { path: path.to_owned(), why: "its application id is not ssefs's".into() });
+        }
+        if version > FORMAT_VERSION {
+            return Err(CatalogError::Newer { path: path.to_owned(), found: version, known: FORMAT_VERSION });
+        }
+        configure(&conn).map_err(damaged)?;
+        let extras: i64 = conn
+            .query_row("SELECT count(*) FROM sqlite_schema WHERE type IN ('trigger','view')", [], |r| r.get(0))
+            .map_err(damaged)?;
+        if extras != 0 {
+            return Err(CatalogError::Damaged { path: path.to_owned(), why: "it holds triggers or views".into() });
+        }
+        conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).map_err(damaged)?;
+        Catalog::from_connection(path, conn)
+    }
+
+    fn from_connection(path: &Path, conn: Connection) -> Result<Catalog, CatalogError> {
+        // One harmless write makes sure that the -wal file exists before we take our own descriptor of it.
+        conn.execute_batch("BEGIN IMMEDIATE; PRAGMA user_version = 1; COMMIT")?;
+        let wal = File::open(wal_path(path))?;
+        let checkpointer = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        configure(&checkpointer)?;
+        checkpointer.pragma_update(None, "cache_size", -1024)?;
+        Ok(Catalog {
+            path: path.to_owned(),
+            writer: Mutex::new(conn),
+            checkpointer: Mutex::new(checkpointer),
+            wal,
+            failed: AtomicBool::new(false),
+            changes: AtomicU64::new(0),
+        })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The writing connection. Callers hold no inode's lock taken after it: see bucket, Lock order.
+    pub fn lock(&self) -> Tx<'_> {
+        Tx { conn: self.writer.lock(), catalog: self }
+    }
+
+    /// True after SQLite rolled the epoch's transaction back on its own: nothing may be acknowledged any more.
+    pub fn is_failed(&self) -> bool {
+        self.failed.load(Ordering::Acquire)
+    }
+
+    /// Rows changed since the last commit.
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Relaxed)
+    }
+
+    /// Make what the last COMMIT wrote durable. Needs no lock.
+    pub fn sync(&self) -> Result<(), CatalogError> {
+        // SAFETY: plain fdatasync of a descriptor we own.
+        if unsafe { libc::fdatasync(self.wal.as_raw_fd()) } != 0 {
+            self.failed.store(true, Ordering::Release);
+            return Err(std::io::Error::last_os_error().into());
+        }
+        Ok(())
+    }
+
+    /// Copy committed pages into the main file where no lock is needed for long. True when the WAL has grown past its
+    /// bound, so that the caller asks for the rest between a COMMIT and the next BEGIN.
+    pub fn checkpoint(&self) -> Result<bool, CatalogError> {
+        if self.wal.metadata()?.len() < WAL_BYTES_MAX {
+            return Ok(false);
+        }
+        self.checkpointer.lock().query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))?;
+        Ok(true)
+    }
+
+    /// Commit what is pending, checkpoint everything and close.
+    pub fn close(self) -> Result<(), CatalogError> {
+        let Catalog { writer, checkpointer, wal, .. } = self;
+        drop(checkpointer);
+        let conn = writer.into_inner();
+        if !conn.is_autocommit() {
+            conn.execute_batch("COMMIT")?;
+        }
+        conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
+        conn.close().map_err(|(_, e)| e)?;
+        drop(wal);
+        Ok(())
+    }
+}
+
+impl Tx<'_> {
+    /// Note a failed statement: if SQLite rolled the transaction back, the bucket must stop acknowledging.
+    pub(super) fn guard<T>(&self, r: Result<T, rusqlite::Error>) -> Result<T, CatalogError> {
+        if r.is_err() && self.conn.is_autocommit() {
+            self.catalog.failed.store(true, Ordering::Release);
+        }
+        Ok(r?)
+    }
+
+    /// Run one writing statement inside the epoch's transaction.
+    pub(super) fn write(&self, sql: &str, params: impl rusqlite::Params) -> Result<usize, CatalogError> {
+        if self.conn.is_autocommit() {
+            if self.catalog.is_failed() {
+                return Err(CatalogError::Io(std::io::Error::from_raw_os_error(libc::EIO)));
+            }
+            self.conn.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+        }
+        self.catalog.changes.fetch_add(1, Ordering::Relaxed);
+        let r = self.conn.prepare_cached(sql).and_then(|mut s| s.execute(params));
+        self.guard(r)
+    }
+
+    /// COMMIT the epoch's transaction (a no-op without one). Durable only after [`Catalog::sync`].
+    pub fn commit(&self) -> Result<(), CatalogError> {
+        self.catalog.changes.store(0, Ordering::Relaxed);
+        if self.conn.is_autocommit() {
+            return if self.catalog.is_failed() {
+                Err(CatalogError::Io(std::io::Error::from_raw_os_error(libc::EIO)))
+            } else {
+                Ok(())
+            };
+        }
+        let r = self.conn.prepare_cached("COMMIT").and_then(|mut s| s.execute([]));
+        if r.is_err() {
+            self.catalog.failed.store(true, Ordering::Release);
+        }
+        r?;
+        Ok(())
+    }
+
+    /// Between COMMIT and the next BEGIN: finish a checkpoint, so that the WAL starts over.
+    pub fn checkpoint_rest(&self) -> Result<(), CatalogError> {
+        self.conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))?;
+        Ok(())
+    }
+
+    /// SQLite's own check of its file, as lines; empty when it is sound.
+    pub fn integrity(&self) -> Result<Vec<String>, CatalogError> {
+        let mut s = self.conn.prepare("PRAGMA integrity_check(100)")?;
+        let rows = s.query_map([], |r| r.get::<_, String>(0))?;
+        let mut out = Vec::new();
+        for r in rows {
+            let line = r?;
+            if line != "ok" {
+                out.push(line);
+            }
+        }
+        Ok(out)
+    }
+}

@@ -1,0 +1,20 @@
+//! Where keys come from: the root key's file, the keyring that keeps master keys and bucket keys wrapped under it,
+//! and the trait by which a bucket asks for the keys that wrap its data keys. Nothing here sees a data key or content.
+
+mod buckets;
+mod db;
+mod error;
+mod files;
+mod keyring;
+mod masters;
+mod root;
+mod rows;
+mod service;
+mod stores;
+
+pub use buckets::BucketInfo;
+pub use error::KeyError;
+pub use keyring::{Created, Keyring, keyring_path};
+pub use masters::{DEFAULT_CMK_ALIAS, KeyInfo, KeyKind, KeyState};
+pub use root::RootSource;
+pub use service::{KeyService, NewKek, Rewrapped};

@@ -1,0 +1,50 @@
+-- The keyring. Every row ends with a tag: HMAC(K_keyring, table, columns), so that an edited row is named. meta's tag
+-- covers the tags of all rows in order, so that a removed row, or an older one put back, is noticed too.
+-- No foreign keys: an upsert must never delete.
+
+CREATE TABLE meta (
+  one        INTEGER PRIMARY KEY CHECK (one = 1),
+  root_id    BLOB NOT NULL,                 -- 8 bytes: which root key opens this keyring
+  generation INTEGER NOT NULL,              -- +1 with every change: mounts watch it
+  tag        BLOB NOT NULL
+) STRICT;
+
+CREATE TABLE store (
+  id   BLOB PRIMARY KEY NOT NULL,           -- as in STORE/store.id
+  path BLOB NOT NULL UNIQUE,                -- where it was last seen, absolute, any bytes
+  tag  BLOB NOT NULL
+) STRICT;
+
+CREATE TABLE bucket (
+  id          BLOB PRIMARY KEY NOT NULL,
+  store_id    BLOB NOT NULL,
+  name        TEXT NOT NULL,
+  wrapped_key BLOB NOT NULL,                -- K_bucket under the root key
+  created     INTEGER NOT NULL,             -- Unix seconds
+  tree_root   BLOB,                         -- reserved: the bucket's tree as of commit_no
+  commit_no   INTEGER,
+  tag         BLOB NOT NULL,
+  UNIQUE (store_id, name)                   -- a known name never becomes another bucket
+) STRICT;
+
+CREATE TABLE master_key (
+  id           TEXT PRIMARY KEY NOT NULL,   -- mk-0123456789abcdef
+  alias        TEXT UNIQUE,
+  kind         TEXT NOT NULL,               -- managed: of one bucket; cmk: a customer master key
+  bucket_id    BLOB UNIQUE,                 -- of a managed key
+  description  TEXT NOT NULL,
+  state        TEXT NOT NULL,               -- enabled, disabled, pending-deletion
+  created      INTEGER NOT NULL,
+  provider     TEXT,                        -- reserved: an external key service, and
+  provider_ref TEXT,                        -- the key's name there
+  tag          BLOB NOT NULL
+) STRICT;
+
+CREATE TABLE master_key_version (
+  key_id  TEXT NOT NULL,
+  version INTEGER NOT NULL,                 -- from 1
+  wrapped BLOB NOT NULL,                    -- under the root key
+  created INTEGER NOT NULL,
+  tag     BLOB NOT NULL,
+  PRIMARY KEY (key_id, version)
+) STRICT;

@@ -1,0 +1,113 @@
+//! One flush in the making: a block-aligned buffer that many threads seal into at once, each into its own slot.
+//! Every `unsafe` of the log is here, and rests on one fact: slots never overlap, and nobody writes a slot after it is finished.
+
+use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use parking_lot::Mutex;
+
+use super::record::IndexEntry;
+use crate::types::BLOCK;
+
+/// Memory aligned to a block, for O_DIRECT.
+struct Aligned {
+    ptr: NonNull<u8>,
+    bytes: usize,
+}
+
+// SAFETY: plain memory, owned; access is disciplined by LogBuffer.
+unsafe impl Send for Aligned {}
+unsafe impl Sync for Aligned {}
+
+impl Aligned {
+    fn new(bytes: usize) -> Aligned {
+        let layout = Layout::from_size_align(bytes, BLOCK).unwrap_or(Layout::new::<[u8; BLOCK]>());
+        // SAFETY: the layout is not of size zero.
+        let raw = unsafe { alloc_zeroed(layout) };
+        match NonNull::new(raw) {
+            Some(ptr) => Aligned { ptr, bytes: layout.size() },
+            None => handle_alloc_error(layout),
+        }
+    }
+}
+
+impl Drop for Aligned {
+    fn drop(&mut self) {
+        if let Ok(layout) = Layout::from_size_align(self.bytes, BLOCK) {
+            // SAFETY: allocated with the same layout.
+            unsafe { dealloc(self.ptr.as_ptr(), layout) }
+        }
+    }
+}
+
+/// What a buffer gathers beside the frames.
+#[derive(Default)]
+pub struct Gathered {
+    pub entries: Vec<IndexEntry>,
+    /// Packed records other than the INDEX.
+    pub records: Vec<u8>,
+    pub record_count: u32,
+}
+
+/// A flush being filled. `start` is its position in the segment.
+pub struct LogBuffer {
+    pub segment: u32,
+    pub start: u32,
+    memory: Aligned,
+    pub gathered: Mutex<Gathered>,
+    /// Slots handed out and not finished, plus one while the buffer is open for more.
+    outstanding: AtomicU32,
+    /// Bytes of frames handed out.
+    frames: AtomicU32,
+}
+
+impl LogBuffer {
+    pub fn new(segment: u32, start: u32, bytes: usize) -> LogBuffer {
+        LogBuffer {
+            segment,
+            start,
+            memory: Aligned::new(bytes.next_multiple_of(BLOCK)),
+            gathered: Mutex::new(Gathered::default()),
+            outstanding: AtomicU32::new(1),
+            frames: AtomicU32::new(0),
+        }
+    }
+
+    /// Where in the buffer frames lie: [0, frames).
+    pub fn frames(&self) -> usize {
+        self.frames.load(Ordering::Acquire) as usize
+    }
+
+    /// Hand out the next `bytes`; returns where they begin.
+    pub fn add_slot(&self, bytes: usize) -> usize {
+        self.outstanding.fetch_add(1, Ordering::Relaxed);
+        self.frames.fetch_add(bytes as u32, Ordering::AcqRel) as usize
+    }
+
+    /// True for the one who finishes last: the buffer is whole and may be written.
+    pub fn release(&self) -> bool {
+        self.outstanding.fetch_sub(1, Ordering::AcqRel) == 1
+    }
+
+    /// A slot's bytes.
+    ///
+    /// # Safety
+    /// The range must have been handed out to the caller alone and not been finished.
+    #[allow(clippy::mut_from_ref)]
+    pub unsafe fn slot(&self, at: usize, bytes: usize) -> &mut [u8] {
+        assert!(at + bytes <= self.memory.bytes);
+        // SAFETY: in bounds; exclusive by the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.memory.ptr.as_ptr().add(at), bytes) }
+    }
+
+    /// Bytes of finished slots, or of the whole buffer once it is closed.
+    ///
+    /// # Safety
+    /// Nobody may be writing the range any more.
+    pub unsafe fn finished(&self, at: usize, bytes: usize) -> &[u8] {
+        assert!(at + bytes <= self.memory.bytes);
+        // SAFETY: in bounds; no writer by the caller's promise.
+        unsafe { std::slice::from_raw_parts(self.memory.ptr.as_ptr().add(at), bytes) }
+    }
+}

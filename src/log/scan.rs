@@ -1,0 +1,63 @@
+//! Reading a segment without the catalog: its header and every valid flush. Recovery asks it about what the catalog
+//! does not know; salvage will ask it about everything.
+
+use super::record::{Record, parse_records};
+use super::segment::{FOOTER_BYTES, Footer, HEADER_BYTES, HeaderError, SegmentHeader};
+use super::{LogError, SegmentFiles};
+use crate::crypto::secret::MacKey;
+use crate::types::BLOCK;
+
+/// One valid flush: [start, end) in the segment and its records.
+#[derive(Debug)]
+pub struct Flush {
+    pub start: u64,
+    pub end: u64,
+    pub records: Vec<Record>,
+}
+
+/// The header of a segment.
+pub fn read_header(files: &SegmentFiles, key: &MacKey, id: u32) -> Result<SegmentHeader, LogError> {
+    let mut block = vec![0u8; HEADER_BYTES];
+    let path = files.path(id);
+    files.read_exact(id, 0, &mut block)?;
+    match SegmentHeader::parse(key, &block) {
+        Ok(h) if h.segment == id => Ok(h),
+        Ok(_) => Err(LogError::Damaged { path, why: "it is another segment under this name" }),
+        Err(HeaderError::Newer(found)) => {
+            Err(LogError::Newer { path, found, known: super::segment::SEGMENT_VERSION })
+        }
+        Err(HeaderError::Features) => Err(LogError::Damaged { path, why: "it needs features this ssefs does not know" }),
+        Err(HeaderError::Magic) => Err(LogError::Damaged { path, why: "it does not begin as a segment does" }),
+        Err(HeaderError::Short) => Err(LogError::Damaged { path, why: "it is shorter than a header" }),
+        Err(HeaderError::Tag) => Err(LogError::Damaged { path, why: "its header was altered, or it is another bucket's" }),
+    }
+}
+
+/// Every valid flush that ends behind `from` (a block boundary), in order. Blocks that end no valid flush are passed over:
+/// an interrupted run leaves such.
+pub fn scan_flushes(files: &SegmentFiles, key: &MacKey, id: u32, from: u64) -> Result<Vec<Flush>, LogError> {
+    let header = read_header(files, key, id)?;
+    let len = files.len(id)?;
+    let mut out: Vec<Flush> = Vec::new();
+    let mut foot = [0u8; FOOTER_BYTES];
+    let mut end = from.max(HEADER_BYTES as u64) + BLOCK as u64;
+    while end <= len {
+        files.read_exact(id, end - FOOTER_BYTES as u64, &mut foot)?;
+        if let Some(f) = Footer::parse(&foot, end) {
+            let free = out.last().is_none_or(|last| f.start as u64 >= last.end);
+            let mut records = vec![0u8; f.records_bytes as usize];
+            if free {
+                files.read_exact(id, f.records_at as u64, &mut records)?;
+                if f.verify(key, &header.open_id, id, &records, &foot[32..]) {
+                    if let Some(records) = parse_records(&records, f.records) {
+                        out.push(Flush { start: f.start as u64, end, records });
+                    } else {
+                        return Err(LogError::Damaged { path: files.path(id), why: "a flush holds records this ssefs does not know" });
+                    }
+                }
+            }
+        }
+        end += BLOCK as u64;
+    }
+    Ok(out)
+}

@@ -1,0 +1,372 @@
+//! Appending: slots in the open buffer, buffers to disk by one writer thread, and the sync that a commit needs.
+//! A thread holds at most one slot at a time, so that a full queue can always drain.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread::JoinHandle;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use parking_lot::{Condvar, Mutex, RwLock};
+
+use super::buffer::LogBuffer;
+use super::record::{self, INDEX_ENTRY_BYTES, INDEX_FIXED_BYTES, IndexEntry};
+use super::segment::{FOOTER_BYTES, Footer, HEADER_BYTES, SegmentHeader, flush_end};
+use super::{LogError, SEGMENT_BYTES, SegmentFiles};
+use crate::crypto::secret::MacKey;
+use crate::types::{BucketId, Location, OpenId};
+
+/// A buffer is written once it holds this many bytes of frames.
+const BUFFER_BYTES: usize = 1 << 20;
+/// The largest slot that can be asked for, bytes.
+pub const SLOT_BYTES_MAX: usize = 320 * 1024;
+/// Bytes of records a buffer takes before it is written.
+const RECORD_BYTES_MAX: usize = 384 * 1024;
+/// Closed buffers on their way to disk at most; beyond it, slots wait.
+const QUEUE_MAX: usize = 24;
+
+/// Whose log it is.
+pub struct LogIdentity {
+    pub bucket: BucketId,
+    pub open_id: OpenId,
+    /// The catalog's commit number at opening.
+    pub commit: u64,
+    pub key: MacKey,
+}
+
+struct Active {
+    file: Arc<File>,
+    buffer: Arc<LogBuffer>,
+    /// Bytes of frames handed out in the buffer, and bytes of records it will have.
+    frames: usize,
+    entries: usize,
+    records: usize,
+}
+
+#[derive(Default)]
+struct Flight {
+    /// Buffers closed and not yet on disk.
+    buffers: usize,
+    /// Files written to since they were last synced.
+    unsynced: BTreeMap<u32, Arc<File>>,
+    new_names: bool,
+    error: Option<String>,
+}
+
+struct Inner {
+    files: SegmentFiles,
+    identity: LogIdentity,
+    active: Mutex<Option<Active>>,
+    next_id: AtomicU32,
+    /// Buffers that readers may find frames in: the open one and those not yet on disk.
+    readable: RwLock<Vec<Arc<LogBuffer>>>,
+    flight: Mutex<Flight>,
+    landed: Condvar,
+    /// Bytes of each segment of this opening, as closed so far.
+    lengths: Mutex<BTreeMap<u32, u64>>,
+}
+
+struct Closed {
+    buffer: Arc<LogBuffer>,
+    file: Arc<File>,
+    frames: usize,
+}
+
+/// The log of an open bucket.
+pub struct Log {
+    inner: Arc<Inner>,
+    to_disk: Option<Sender<Closed>>,
+    writer: Option<JoinHandle<()>>,
+    closing: Mutex<BTreeMap<usize, Closed>>,
+}
+
+/// Room for frames in the log, to seal into. Finish it, or the bucket cannot commit.
+pub struct Slot {
+    buffer: Arc<LogBuffer>,
+    at: usize,
+    bytes: usize,
+}
+
+impl Slot {
+    pub fn location(&self) -> Location {
+        Location { segment: self.buffer.segment, position: self.buffer.start + self.at as u32 }
+    }
+
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: this range was handed out to this slot alone, and &mut self makes the borrow exclusive.
+        unsafe { self.buffer.slot(self.at, self.bytes) }
+    }
+}
+
+impl Log {
+    /// Begin appending with segment ids from `first_id` on. Nothing is written until something is appended.
+    pub fn start(files: SegmentFiles, identity: LogIdentity, first_id: u32) -> Log {
+        let (to_disk, from_log) = bounded::<Closed>(QUEUE_MAX + 2);
+        let inner = Arc::new(Inner {
+            files,
+            identity,
+            active: Mutex::new(None),
+            next_id: AtomicU32::new(first_id),
+            readable: RwLock::new(Vec::new()),
+            flight: Mutex::new(Flight::default()),
+            landed: Condvar::new(),
+            lengths: Mutex::new(BTreeMap::new()),
+        });
+        let for_writer = inner.clone();
+        let writer = std::thread::Builder::new().name("ssefs-log".into()).spawn(move || write_out(&for_writer, &from_log)).ok();
+        Log { inner, to_disk: Some(to_disk), writer, closing: Mutex::new(BTreeMap::new()) }
+    }
+
+    pub fn files(&self) -> &SegmentFiles {
+        &self.inner.files
+    }
+
+    /// The id after the highest ever used.
+    pub fn next_id(&self) -> u32 {
+        self.inner.next_id.load(Ordering::Acquire)
+    }
+
+    /// The segment being appended to, if any: it must not be removed.
+    pub fn active_segment(&self) -> Option<u32> {
+        self.inner.active.lock().as_ref().map(|a| a.buffer.segment)
+    }
+
+    /// Lengths of the segments of this opening, as far as buffers have been closed.
+    pub fn lengths(&self) -> BTreeMap<u32, u64> {
+        self.inner.lengths.lock().clone()
+    }
+
+    fn failed(&self) -> Result<(), LogError> {
+        match &self.inner.flight.lock().error {
+            Some(e) => Err(LogError::Failed(e.clone())),
+            None => Ok(()),
+        }
+    }
+
+    /// Room for `bytes` of frames (at most [`SLOT_BYTES_MAX`]) holding `chunks` chunks. Waits while too much is on its way to disk.
+    pub fn reserve(&self, bytes: usize, chunks: usize) -> Result<Slot, LogError> {
+        assert!(bytes <= SLOT_BYTES_MAX);
+        {
+            let mut flight = self.inner.flight.lock();
+            while flight.buffers > QUEUE_MAX && flight.error.is_none() {
+                self.inner.landed.wait(&mut flight);
+            }
+        }
+        self.failed()?;
+        let mut active = self.inner.active.lock();
+        let full = |a: &Active| {
+            a.frames >= BUFFER_BYTES || a.records + (a.entries + chunks) * INDEX_ENTRY_BYTES > RECORD_BYTES_MAX
+        };
+        if active.as_ref().is_some_and(full) {
+            self.close_buffer(&mut active)?;
+        }
+        let a = self.open_buffer(&mut active)?;
+        let at = a.buffer.add_slot(bytes);
+        a.frames += bytes;
+        a.entries += chunks;
+        Ok(Slot { buffer: a.buffer.clone(), at, bytes })
+    }
+
+    /// The frames are sealed: `entries` describe them. Readers may be told of the location from now on.
+    pub fn finish(&self, slot: Slot, entries: &[IndexEntry]) {
+        slot.buffer.gathered.lock().entries.extend_from_slice(entries);
+        self.release(&slot.buffer);
+    }
+
+    /// Append a packed record to the open flush.
+    pub fn append_record(&self, packed: &[u8]) -> Result<(), LogError> {
+        self.failed()?;
+        let mut active = self.inner.active.lock();
+        if active.as_ref().is_some_and(|a| a.records + packed.len() + a.entries * INDEX_ENTRY_BYTES > RECORD_BYTES_MAX) {
+            self.close_buffer(&mut active)?;
+        }
+        let a = self.open_buffer(&mut active)?;
+        a.records += packed.len();
+        let mut g = a.buffer.gathered.lock();
+        g.records.extend_from_slice(packed);
+        g.record_count += 1;
+        Ok(())
+    }
+
+    fn open_buffer<'a>(&self, active: &'a mut Option<Active>) -> Result<&'a mut Active, LogError> {
+        if active.is_none() {
+            let inner = &self.inner;
+            let id = inner.next_id.fetch_add(1, Ordering::AcqRel);
+            let file = Arc::new(inner.files.create(id)?);
+            let mut header = aligned_block();
+            let SegmentHeaderParts { bytes } = &mut *header;
+            SegmentHeader {
+                segment: id,
+                bucket: inner.identity.bucket,
+                open_id: inner.identity.open_id,
+                commit: inner.identity.commit,
+            }
+            .pack(&inner.identity.key, &mut bytes[..]);
+            file.write_all_at(&bytes[..], 0).map_err(|e| inner.files.io(id, e))?;
+            {
+                let mut flight = inner.flight.lock();
+                flight.new_names = true;
+                flight.unsynced.insert(id, file.clone());
+            }
+            inner.lengths.lock().insert(id, HEADER_BYTES as u64);
+            *active = Some(self.fresh(file, id, HEADER_BYTES as u32));
+        }
+        match active {
+            Some(a) => Ok(a),
+            None => Err(LogError::Failed("no active segment".into())),
+        }
+    }
+
+    fn fresh(&self, file: Arc<File>, segment: u32, start: u32) -> Active {
+        let capacity = BUFFER_BYTES + SLOT_BYTES_MAX + RECORD_BYTES_MAX + INDEX_FIXED_BYTES + 2 * 4096;
+        let buffer = Arc::new(LogBuffer::new(segment, start, capacity));
+        self.inner.readable.write().push(buffer.clone());
+        Active { file, buffer, frames: 0, entries: 0, records: 0 }
+    }
+
+    /// Close the open buffer: its end is now known, so the next one can begin while slots are still being filled.
+    fn close_buffer(&self, active: &mut Option<Active>) -> Result<(), LogError> {
+        let Some(a) = active.take() else { return Ok(()) };
+        let (id, start) = (a.buffer.segment, a.buffer.start);
+        if a.frames == 0 && a.records == 0 {
+            *active = Some(a);
+            return Ok(());
+        }
+        let index = if a.entries > 0 { INDEX_FIXED_BYTES + a.entries * INDEX_ENTRY_BYTES } else { 0 };
+        let end = flush_end(start as u64 + (a.frames + index + a.records) as u64);
+        self.inner.lengths.lock().insert(id, end);
+        self.inner.flight.lock().buffers += 1;
+        let next = (end < SEGMENT_BYTES).then(|| self.fresh(a.file.clone(), id, end as u32));
+        let buffer = a.buffer.clone();
+        self.closing.lock().insert(Arc::as_ptr(&buffer) as usize, Closed { buffer: a.buffer, file: a.file, frames: a.frames });
+        *active = next;
+        self.release(&buffer);
+        Ok(())
+    }
+
+    fn release(&self, buffer: &Arc<LogBuffer>) {
+        if buffer.release() {
+            let closed = self.closing.lock().remove(&(Arc::as_ptr(buffer) as usize));
+            if let (Some(c), Some(tx)) = (closed, &self.to_disk) {
+                // The queue is as long as buffers in flight can be, so this does not wait for long.
+                let _ = tx.send(c);
+            }
+        }
+    }
+
+    /// Make everything appended so far durable.
+    pub fn sync(&self) -> Result<(), LogError> {
+        self.close_buffer(&mut self.inner.active.lock())?;
+        let (files, new_names) = {
+            let mut flight = self.inner.flight.lock();
+            while flight.buffers > 0 && flight.error.is_none() {
+                self.inner.landed.wait(&mut flight);
+            }
+            if let Some(e) = &flight.error {
+                return Err(LogError::Failed(e.clone()));
+            }
+            (std::mem::take(&mut flight.unsynced), std::mem::take(&mut flight.new_names))
+        };
+        for (id, file) in files {
+            // SAFETY: plain fdatasync of a descriptor we own.
+            if unsafe { libc::fdatasync(file.as_raw_fd()) } != 0 {
+                let e = std::io::Error::last_os_error();
+                self.inner.flight.lock().error = Some(format!("sync of segment {id:08x}: {e}"));
+                return Err(self.inner.files.io(id, e));
+            }
+        }
+        if new_names {
+            self.inner.files.sync_dir().inspect_err(|e| {
+                self.inner.flight.lock().error = Some(e.to_string());
+            })?;
+        }
+        Ok(())
+    }
+
+    /// The bytes at a location: from a buffer still in memory, or from the disk.
+    pub fn read(&self, at: Location, out: &mut [u8]) -> Result<(), LogError> {
+        {
+            let readable = self.inner.readable.read();
+            for b in readable.iter() {
+                if b.segment == at.segment && at.position >= b.start {
+                    let from = (at.position - b.start) as usize;
+                    if from + out.len() <= b.frames() {
+                        // SAFETY: locations are told only after their slot was finished.
+                        out.copy_from_slice(unsafe { b.finished(from, out.len()) });
+                        return Ok(());
+                    }
+                }
+            }
+        }
+        self.inner.files.read_exact(at.segment, at.position as u64, out)
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        self.to_disk = None;
+        if let Some(w) = self.writer.take() {
+            let _ = w.join();
+        }
+    }
+}
+
+#[repr(C, align(4096))]
+struct SegmentHeaderParts {
+    bytes: [u8; HEADER_BYTES],
+}
+
+fn aligned_block() -> Box<SegmentHeaderParts> {
+    Box::new(SegmentHeaderParts { bytes: [0; HEADER_BYTES] })
+}
+
+/// The writer thread: records and footer, one aligned write, tell who waits.
+fn write_out(inner: &Inner, from_log: &Receiver<Closed>) {
+    for c in from_log {
+        let r = write_one(inner, &c);
+        inner.readable.write().retain(|b| !Arc::ptr_eq(b, &c.buffer));
+        let mut flight = inner.flight.lock();
+        flight.buffers -= 1;
+        flight.unsynced.insert(c.buffer.segment, c.file.clone());
+        if let Err(e) = r {
+            log::error!("log: {e}");
+            flight.error.get_or_insert(e.to_string());
+        }
+        inner.landed.notify_all();
+    }
+}
+
+fn write_one(inner: &Inner, c: &Closed) -> Result<(), LogError> {
+    let b = &c.buffer;
+    let mut g = b.gathered.lock();
+    let mut records = Vec::with_capacity(INDEX_FIXED_BYTES + g.entries.len() * INDEX_ENTRY_BYTES + g.records.len());
+    let mut count = g.record_count;
+    if !g.entries.is_empty() {
+        g.entries.sort_unstable_by_key(|e| e.position);
+        record::pack_index(&mut records, &inner.identity.open_id, &g.entries);
+        count += 1;
+    }
+    records.extend_from_slice(&g.records);
+    drop(g);
+    let records_at = c.frames;
+    let end = flush_end(b.start as u64 + (records_at + records.len()) as u64);
+    let bytes = (end - b.start as u64) as usize;
+    // SAFETY: every slot is finished, so this thread alone touches the tail; readers look only at frames.
+    let tail = unsafe { b.slot(records_at, bytes - records_at) };
+    tail[..records.len()].copy_from_slice(&records);
+    let foot = tail.len() - FOOTER_BYTES;
+    tail[records.len()..foot].fill(0);
+    Footer {
+        start: b.start,
+        records_at: b.start + records_at as u32,
+        records_bytes: records.len() as u32,
+        records: count,
+    }
+    .pack(&inner.identity.key, &inner.identity.open_id, b.segment, &records, &mut tail[foot..]);
+    // SAFETY: no writer is left.
+    let all = unsafe { b.finished(0, bytes) };
+    c.file.write_all_at(all, b.start as u64).map_err(|e| inner.files.io(b.segment, e))
+}
