@@ -3,6 +3,8 @@
 
 #[path = "common/mount.rs"]
 mod mount;
+#[path = "common/run.rs"]
+mod run;
 #[path = "common/sys.rs"]
 mod sys;
 #[path = "common/tree.rs"]
@@ -44,7 +46,8 @@ fn restic_backs_up_checks_and_restores_on_the_mount() {
     let restic = |m: &Mount, args: &[&str]| {
         let mut c = Command::new("restic");
         c.args(["-r", m.at("repo").to_str().unwrap(), "--cache-dir", m.beside("cache").to_str().unwrap(), "-q"]);
-        run(c.args(args).env("RESTIC_PASSWORD", "test").env("TMPDIR", m.beside("")).current_dir(m.beside("source"))).ok()
+        run(c.args(args).env("RESTIC_PASSWORD", "test").env("TMPDIR", m.beside("")).current_dir(m.beside("source")))
+            .ok()
     };
     restic(&m, &["init"]);
     restic(&m, &["backup", "."]);
@@ -107,7 +110,10 @@ fn rsync_there_and_back_finds_nothing_left_to_do() {
     let mut m = Mount::new("AES256");
     let source = m.beside("source");
     generate(&source, 3, Contents { nodes: is_root(), ..SMALL });
-    sh(&source, "setfacl -m u:4711:r,m::rwx 'sparse.img'; mkdir d; setfacl -d -m u:4711:rx d; touch -d '2020-01-01 00:00:00.123456789Z' d .");
+    sh(
+        &source,
+        "setfacl -m u:4711:r,m::rwx 'sparse.img'; mkdir d; setfacl -d -m u:4711:rx d; touch -d '2020-01-01 00:00:00.123456789Z' d .",
+    );
     let rsync = |args: &str| sh(&m.beside(""), &format!("rsync -aHAX --sparse --itemize-changes {args}"));
     assert_ne!(rsync("source/ mnt/copy/"), "");
     assert_eq!(rsync("source/ mnt/copy/"), "", "the second run, by size and time");
@@ -130,11 +136,17 @@ fn tar_there_and_back_keeps_attributes_and_holes() {
     let mut m = Mount::new("AES256");
     let source = m.beside("source");
     generate(&source, 4, Contents { nodes: is_root(), ..SMALL });
-    sh(&m.beside(""), "tar --xattrs --sparse -cf mnt/source.tar source && tar -C mnt --xattrs --xattrs-include='*' -xpf mnt/source.tar");
+    sh(
+        &m.beside(""),
+        "tar --xattrs --sparse -cf mnt/source.tar source && tar -C mnt --xattrs --xattrs-include='*' -xpf mnt/source.tar",
+    );
     m.remount();
     assert_same(&source, &m.at("source"), EVERYTHING);
     sh(&m.beside(""), "tar --xattrs --sparse --compare -f mnt/source.tar && tar -C mnt --compare -f mnt/source.tar");
-    sh(&m.beside(""), "mkdir back && tar -C mnt --xattrs --sparse -cf - source | tar -C back --xattrs --xattrs-include='*' -xpf -");
+    sh(
+        &m.beside(""),
+        "mkdir back && tar -C mnt --xattrs --sparse -cf - source | tar -C back --xattrs --xattrs-include='*' -xpf -",
+    );
     assert_same(&source, &m.beside("back/source"), EVERYTHING);
 }
 
@@ -149,7 +161,10 @@ fn cp_a_keeps_everything() {
     }
     m.remount();
     assert_same(&source, &m.at("a"), EVERYTHING);
-    sh(&m.path(), "rm -r a && diff -r --no-dereference --exclude fifo --exclude null --exclude disk ../source b && rm -r b");
+    sh(
+        &m.path(),
+        "rm -r a && diff -r --no-dereference --exclude fifo --exclude null --exclude disk ../source b && rm -r b",
+    );
     assert_eq!(fs::read_dir(m.path()).unwrap().count(), 0);
 }
 

@@ -3,6 +3,8 @@
 
 #[path = "common/mount.rs"]
 mod mount;
+#[path = "common/run.rs"]
+mod run;
 #[path = "common/sys.rs"]
 mod sys;
 #[path = "common/tree.rs"]
@@ -31,12 +33,20 @@ fn git_clones_commits_and_finds_its_repository_sound() {
     let mut m = Mount::new("AES256");
     let origin = m.beside("origin");
     generate(&origin, 11, Contents { files: 1200, xattrs: false, sparse: false, nodes: false, bytes_in_names: false });
-    git(&m, &origin, "git init -q -b main . && for d in dir*; do git add -- \"$d\"; git commit -qm \"$d\"; done; git add -A; git commit -qm rest");
+    git(
+        &m,
+        &origin,
+        "git init -q -b main . && for d in dir*; do git add -- \"$d\"; git commit -qm \"$d\"; done; git add -A; git commit -qm rest",
+    );
     git(&m, &m.path(), "git clone -q --no-local ../origin clone");
     let clone = m.at("clone");
     git(&m, &clone, "git fsck --full --strict");
     assert_eq!(git(&m, &clone, "git status --porcelain"), "");
-    git(&m, &clone, "git checkout -qb work; for i in 1 2 3 4 5; do seq $i 4000 > seq.$i; git add seq.$i; git commit -qm \"seq $i\"; done; git rm -qr 'dir 0000'; git commit -qm gone");
+    git(
+        &m,
+        &clone,
+        "git checkout -qb work; for i in 1 2 3 4 5; do seq $i 4000 > seq.$i; git add seq.$i; git commit -qm \"seq $i\"; done; git rm -qr 'dir 0000'; git commit -qm gone",
+    );
     m.remount();
     assert_eq!(git(&m, &clone, "git status --porcelain"), "");
     git(&m, &clone, "git checkout -q main && git merge -q work && git gc -q --prune=now && git fsck --full --strict");
@@ -47,7 +57,10 @@ fn git_clones_commits_and_finds_its_repository_sound() {
 
 #[track_caller]
 fn sqlite(m: &Mount, sql: &str) -> String {
-    run(Command::new("sqlite3").args(["-batch", "-bail", "-cmd", ".timeout 60000"]).arg(m.at("data.db")).arg(sql)).ok().trim().to_string()
+    run(Command::new("sqlite3").args(["-batch", "-bail", "-cmd", ".timeout 60000"]).arg(m.at("data.db")).arg(sql))
+        .ok()
+        .trim()
+        .to_string()
 }
 
 /// Writes rows one transaction each until `acknowledged` of them are, kills ssefs while the next are under
@@ -67,7 +80,8 @@ fn kill_during_transactions(m: &mut Mount, first: u64, acknowledged: u64) -> u64
         let _ = writeln!(input, "PRAGMA synchronous=FULL; PRAGMA wal_autocheckpoint=50;");
         for n in first..first + acknowledged + more {
             // Fails when sqlite3 has ended, which is what is waited for.
-            if writeln!(input, "INSERT INTO t VALUES ({n}, randomblob({})); SELECT 'ack {n}';", 100 + n % 3000).is_err() {
+            if writeln!(input, "INSERT INTO t VALUES ({n}, randomblob({})); SELECT 'ack {n}';", 100 + n % 3000).is_err()
+            {
                 return;
             }
         }
@@ -92,7 +106,10 @@ fn kill_during_transactions(m: &mut Mount, first: u64, acknowledged: u64) -> u64
 fn sqlite_keeps_every_acknowledged_transaction_when_ssefs_is_killed() {
     for journal in ["WAL", "DELETE"] {
         let mut m = Mount::new("AES256");
-        assert_eq!(sqlite(&m, &format!("PRAGMA journal_mode={journal}; CREATE TABLE t(n INTEGER PRIMARY KEY, b BLOB);")), journal.to_lowercase());
+        assert_eq!(
+            sqlite(&m, &format!("PRAGMA journal_mode={journal}; CREATE TABLE t(n INTEGER PRIMARY KEY, b BLOB);")),
+            journal.to_lowercase()
+        );
         let mut next = 1;
         for acknowledged in [3, 40, 200] {
             let last = kill_during_transactions(&mut m, next, acknowledged);
@@ -122,7 +139,10 @@ fn two_sqlite_processes_write_one_database() {
     });
     assert_eq!(sqlite(&m, "SELECT count(*), sum(who), max(n) FROM t;"), "300|150|300");
     m.remount();
-    assert_eq!(sqlite(&m, "PRAGMA integrity_check; SELECT count(*) FROM t; VACUUM; PRAGMA integrity_check;"), "ok\n300\nok");
+    assert_eq!(
+        sqlite(&m, "PRAGMA integrity_check; SELECT count(*) FROM t; VACUUM; PRAGMA integrity_check;"),
+        "ok\n300\nok"
+    );
 }
 
 const MODULES: usize = 40;
@@ -130,7 +150,8 @@ const MODULES: usize = 40;
 /// A library of many files, a program and a test of it, with dependencies made by the compiler.
 fn c_project(root: &Path) {
     fs::create_dir_all(root.join("src")).unwrap();
-    let mut all = String::from("#include <stdio.h>\n#include <string.h>\n#include \"all.h\"\nint main(void) {\n  int bad = 0;\n");
+    let mut all =
+        String::from("#include <stdio.h>\n#include <string.h>\n#include \"all.h\"\nint main(void) {\n  int bad = 0;\n");
     let mut header = String::new();
     for i in 0..MODULES {
         fs::write(

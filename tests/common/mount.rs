@@ -4,10 +4,9 @@
 //!
 //! With `SSEFS_TEST_PLAIN=1` a plain directory stands in for the mount, which shows that a test's own
 //! expectations are those of a local disk; tests of what only ssefs has are skipped then.
-#![allow(dead_code)]
+#![allow(dead_code, unused_imports)] // each test program uses a part of it
 
-use std::ffi::{CString, OsStr};
-use std::fmt::Debug;
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -15,15 +14,18 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tempfile::TempDir;
+
+pub use super::run::*;
+pub use super::sys::{
+    as_user, cstr, get_xattr, get_xattr_into, get_xattr_text, list_xattr, remove_xattr, set_xattr, set_xattr_flags,
+};
 
 /// An ordinary user, without an entry in passwd and without any privilege.
 pub const USER: u32 = 4711;
 /// The bucket's name unless the builder says another.
 pub const BUCKET: &str = "b";
-/// No command of these tests takes a tenth of this; one that does is stuck.
-const COMMAND_LIMIT: Duration = Duration::from_secs(240);
 
 /// Whether a plain directory stands in for the mount.
 pub fn plain() -> bool {
@@ -42,106 +44,6 @@ pub fn skip_without_root() -> bool {
         eprintln!("skipped: needs root");
     }
     !is_root()
-}
-
-/// What a program printed and how it ended.
-#[derive(Debug, Clone)]
-pub struct Ran {
-    /// The exit code; None when a signal ended it.
-    pub code: Option<i32>,
-    pub stdout: String,
-    pub stderr: String,
-    what: String,
-}
-
-impl Ran {
-    /// Panics with all that was printed unless the program succeeded; gives its standard output.
-    #[track_caller]
-    pub fn ok(self) -> String {
-        assert_eq!(self.code, Some(0), "{}\nstdout: {}\nstderr: {}", self.what, self.stdout, self.stderr);
-        self.stdout
-    }
-
-    /// As [`Ran::ok`], and the output parsed as JSON.
-    #[track_caller]
-    pub fn json(self) -> serde_json::Value {
-        let what = self.what.clone();
-        let text = self.ok();
-        serde_json::from_str(&text).unwrap_or_else(|e| panic!("{what}: not JSON ({e}): {text}"))
-    }
-
-    /// Panics unless the program failed, by itself, with a message that has each of `words` in it.
-    #[track_caller]
-    pub fn fails_saying(&self, words: &[&str]) {
-        assert!(
-            self.code.is_some_and(|c| c != 0 && c != 101),
-            "{} must fail with an exit code of its own: {self:?}",
-            self.what
-        );
-        for w in words {
-            assert!(self.stderr.contains(w), "{}: stderr must say {w:?}: {}", self.what, self.stderr);
-        }
-    }
-}
-
-/// Runs a program to its end with its output caught in files (a daemon that it leaves behind may keep
-/// them open) and kills it when it is stuck.
-#[track_caller]
-pub fn run(cmd: &mut Command) -> Ran {
-    let dir = tempfile::tempdir().expect("temporary directory");
-    let (out, err) = (dir.path().join("out"), dir.path().join("err"));
-    cmd.stdin(Stdio::null());
-    cmd.stdout(File::create(&out).unwrap()).stderr(File::create(&err).unwrap());
-    let what = format!("{cmd:?}");
-    let mut child = cmd.spawn().unwrap_or_else(|e| panic!("{what}: {e}"));
-    let status = wait(&mut child, COMMAND_LIMIT);
-    let text = |p: &Path| String::from_utf8_lossy(&fs::read(p).unwrap_or_default()).into_owned();
-    let Some(status) = status else {
-        let _ = child.kill();
-        panic!("{what}: stuck\nstdout: {}\nstderr: {}", text(&out), text(&err));
-    };
-    Ran { code: status.code(), stdout: text(&out), stderr: text(&err), what }
-}
-
-/// Runs a shell script in `dir`, which must succeed; gives its standard output.
-#[track_caller]
-pub fn sh(dir: &Path, script: &str) -> String {
-    run(Command::new("sh").arg("-euc").arg(script).current_dir(dir)).ok()
-}
-
-/// Waits for `child`; None when it is still there after `limit`.
-pub fn wait(child: &mut Child, limit: Duration) -> Option<std::process::ExitStatus> {
-    let end = Instant::now() + limit;
-    let mut pause = Duration::from_millis(1);
-    while Instant::now() < end {
-        if let Ok(Some(status)) = child.try_wait() {
-            return Some(status);
-        }
-        std::thread::sleep(pause);
-        pause = (pause * 2).min(Duration::from_millis(20));
-    }
-    None
-}
-
-/// Asks again until `done` or the limit of a minute; the answer is whether it came true.
-pub fn eventually(mut done: impl FnMut() -> bool) -> bool {
-    let end = Instant::now() + Duration::from_secs(60);
-    while Instant::now() < end {
-        if done() {
-            return true;
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    done()
-}
-
-/// The errno of a failed call; panics when it succeeded.
-#[track_caller]
-pub fn errno<T: Debug>(r: io::Result<T>) -> i32 {
-    match r {
-        Ok(v) => panic!("must fail, gave {v:?}"),
-        Err(e) => e.raw_os_error().unwrap_or_else(|| panic!("not from the kernel: {e:?}")),
-    }
 }
 
 /// How a [`Mount`] is to be; [`Builder::mount`] makes it.
@@ -452,7 +354,9 @@ impl Mount {
         std::thread::spawn(move || {
             if rx.recv_timeout(COMMAND_LIMIT) == Err(mpsc::RecvTimeoutError::Timeout) {
                 eprintln!("the test is stuck: killing the ssefs of {}", path.display());
-                let pid = fs::read(folder.join("lock")).ok().and_then(|t| serde_json::from_slice::<serde_json::Value>(&t).ok());
+                let pid = fs::read(folder.join("lock"))
+                    .ok()
+                    .and_then(|t| serde_json::from_slice::<serde_json::Value>(&t).ok());
                 if let Some(pid) = pid.and_then(|l| l.get("pid")?.as_i64()).map(|p| p as i32).filter(|&p| is_ssefs(p)) {
                     // SAFETY: kill has no memory effects.
                     unsafe { libc::kill(pid, libc::SIGKILL) };
@@ -528,79 +432,4 @@ fn is_ssefs(pid: i32) -> bool {
     let (Some(open), Some(close)) = (stat.find('('), stat.rfind(')')) else { return false };
     let dead = matches!(stat[close + 1..].trim_start().chars().next(), Some('Z' | 'X') | None);
     stat[open + 1..close].starts_with("ssefs") && !dead
-}
-
-/// Runs `f` with the credentials of another user, its own group and no others, on a thread of its own:
-/// credentials belong to the thread on Linux, only the C library spreads them. Programs it starts inherit them.
-#[track_caller]
-pub fn as_user<T: Send>(uid: u32, f: impl FnOnce() -> T + Send) -> T {
-    let run = move || {
-        // SAFETY: the three calls change this thread's credentials only and touch no memory of ours.
-        unsafe {
-            assert_eq!(libc::syscall(libc::SYS_setgroups, 0, std::ptr::null::<libc::gid_t>()), 0);
-            assert_eq!(libc::syscall(libc::SYS_setresgid, uid, uid, uid), 0);
-            assert_eq!(libc::syscall(libc::SYS_setresuid, uid, uid, uid), 0);
-        }
-        f()
-    };
-    std::thread::scope(|s| match s.spawn(run).join() {
-        Ok(v) => v,
-        Err(e) => std::panic::resume_unwind(e),
-    })
-}
-
-/// A path or name as the kernel takes it.
-pub fn cstr(s: impl AsRef<OsStr>) -> CString {
-    CString::new(s.as_ref().as_bytes()).expect("no NUL in a path")
-}
-
-/// An extended attribute's value, whole. Links are not followed, here and below.
-pub fn get_xattr(path: impl AsRef<Path>, name: impl AsRef<OsStr>) -> io::Result<Vec<u8>> {
-    let mut buf = vec![0; 1 << 16];
-    let n = get_xattr_into(path, name, &mut buf)?;
-    buf.truncate(n);
-    Ok(buf)
-}
-
-/// As getxattr(2): into a buffer that may be too small, or empty to ask for the size.
-pub fn get_xattr_into(path: impl AsRef<Path>, name: impl AsRef<OsStr>, buf: &mut [u8]) -> io::Result<usize> {
-    let (p, n) = (cstr(path.as_ref()), cstr(name));
-    // SAFETY: both strings end with NUL, and the buffer is as long as said.
-    let r = unsafe { libc::lgetxattr(p.as_ptr(), n.as_ptr(), buf.as_mut_ptr().cast(), buf.len()) };
-    usize::try_from(r).map_err(|_| io::Error::last_os_error())
-}
-
-/// An extended attribute that is text.
-pub fn get_xattr_text(path: impl AsRef<Path>, name: &str) -> io::Result<String> {
-    get_xattr(path, name).map(|v| String::from_utf8(v).expect("text"))
-}
-
-pub fn set_xattr(path: impl AsRef<Path>, name: impl AsRef<OsStr>, value: impl AsRef<[u8]>) -> io::Result<()> {
-    set_xattr_flags(path, name, value, 0)
-}
-
-/// `flags`: 0, `XATTR_CREATE` or `XATTR_REPLACE`.
-pub fn set_xattr_flags(path: impl AsRef<Path>, name: impl AsRef<OsStr>, value: impl AsRef<[u8]>, flags: i32) -> io::Result<()> {
-    let (p, n, v) = (cstr(path.as_ref()), cstr(name), value.as_ref());
-    // SAFETY: both strings end with NUL, and the value is as long as said.
-    let r = unsafe { libc::lsetxattr(p.as_ptr(), n.as_ptr(), v.as_ptr().cast(), v.len(), flags) };
-    if r == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-}
-
-pub fn remove_xattr(path: impl AsRef<Path>, name: impl AsRef<OsStr>) -> io::Result<()> {
-    let (p, n) = (cstr(path.as_ref()), cstr(name));
-    // SAFETY: both strings end with NUL.
-    if unsafe { libc::lremovexattr(p.as_ptr(), n.as_ptr()) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-}
-
-/// The names of all extended attributes that are listed, sorted.
-pub fn list_xattr(path: impl AsRef<Path>) -> io::Result<Vec<Vec<u8>>> {
-    let p = cstr(path.as_ref());
-    let mut buf = vec![0u8; 1 << 16];
-    // SAFETY: the string ends with NUL, and the buffer is as long as said.
-    let n = unsafe { libc::llistxattr(p.as_ptr(), buf.as_mut_ptr().cast(), buf.len()) };
-    buf.truncate(usize::try_from(n).map_err(|_| io::Error::last_os_error())?);
-    let mut names: Vec<Vec<u8>> = buf.split(|&b| b == 0).filter(|n| !n.is_empty()).map(<[u8]>::to_vec).collect();
-    names.sort();
-    Ok(names)
 }

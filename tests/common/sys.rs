@@ -2,10 +2,11 @@
 //! Nothing here knows of ssefs.
 #![allow(dead_code)]
 
-use super::mount::cstr;
+use std::ffi::{CString, OsStr};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 fn check(r: impl Into<i64>) -> io::Result<u64> {
@@ -23,7 +24,8 @@ pub fn open(path: impl AsRef<Path>, flags: i32, mode: u32) -> io::Result<File> {
 pub fn rename2(from: impl AsRef<Path>, to: impl AsRef<Path>, flags: u32) -> io::Result<()> {
     let (a, b) = (cstr(from.as_ref()), cstr(to.as_ref()));
     // SAFETY: both strings end with NUL.
-    let r = unsafe { libc::syscall(libc::SYS_renameat2, libc::AT_FDCWD, a.as_ptr(), libc::AT_FDCWD, b.as_ptr(), flags) };
+    let r =
+        unsafe { libc::syscall(libc::SYS_renameat2, libc::AT_FDCWD, a.as_ptr(), libc::AT_FDCWD, b.as_ptr(), flags) };
     check(r).map(drop)
 }
 
@@ -215,4 +217,84 @@ pub fn in_child(f: impl FnOnce() -> u8) -> i32 {
         assert!(libc::WIFEXITED(status), "the child was ended by a signal");
         libc::WEXITSTATUS(status)
     }
+}
+
+/// Runs `f` with the credentials of another user, its own group and no others, on a thread of its own:
+/// credentials belong to the thread on Linux, only the C library spreads them. Programs it starts inherit them.
+#[track_caller]
+pub fn as_user<T: Send>(uid: u32, f: impl FnOnce() -> T + Send) -> T {
+    let run = move || {
+        // SAFETY: the three calls change this thread's credentials only and touch no memory of ours.
+        unsafe {
+            assert_eq!(libc::syscall(libc::SYS_setgroups, 0, std::ptr::null::<libc::gid_t>()), 0);
+            assert_eq!(libc::syscall(libc::SYS_setresgid, uid, uid, uid), 0);
+            assert_eq!(libc::syscall(libc::SYS_setresuid, uid, uid, uid), 0);
+        }
+        f()
+    };
+    std::thread::scope(|s| match s.spawn(run).join() {
+        Ok(v) => v,
+        Err(e) => std::panic::resume_unwind(e),
+    })
+}
+
+/// A path or name as the kernel takes it.
+pub fn cstr(s: impl AsRef<OsStr>) -> CString {
+    CString::new(s.as_ref().as_bytes()).expect("no NUL in a path")
+}
+
+/// An extended attribute's value, whole. Links are not followed, here and below.
+pub fn get_xattr(path: impl AsRef<Path>, name: impl AsRef<OsStr>) -> io::Result<Vec<u8>> {
+    let mut buf = vec![0; 1 << 16];
+    let n = get_xattr_into(path, name, &mut buf)?;
+    buf.truncate(n);
+    Ok(buf)
+}
+
+/// As getxattr(2): into a buffer that may be too small, or empty to ask for the size.
+pub fn get_xattr_into(path: impl AsRef<Path>, name: impl AsRef<OsStr>, buf: &mut [u8]) -> io::Result<usize> {
+    let (p, n) = (cstr(path.as_ref()), cstr(name));
+    // SAFETY: both strings end with NUL, and the buffer is as long as said.
+    let r = unsafe { libc::lgetxattr(p.as_ptr(), n.as_ptr(), buf.as_mut_ptr().cast(), buf.len()) };
+    usize::try_from(r).map_err(|_| io::Error::last_os_error())
+}
+
+/// An extended attribute that is text.
+pub fn get_xattr_text(path: impl AsRef<Path>, name: &str) -> io::Result<String> {
+    get_xattr(path, name).map(|v| String::from_utf8(v).expect("text"))
+}
+
+pub fn set_xattr(path: impl AsRef<Path>, name: impl AsRef<OsStr>, value: impl AsRef<[u8]>) -> io::Result<()> {
+    set_xattr_flags(path, name, value, 0)
+}
+
+/// `flags`: 0, `XATTR_CREATE` or `XATTR_REPLACE`.
+pub fn set_xattr_flags(
+    path: impl AsRef<Path>,
+    name: impl AsRef<OsStr>,
+    value: impl AsRef<[u8]>,
+    flags: i32,
+) -> io::Result<()> {
+    let (p, n, v) = (cstr(path.as_ref()), cstr(name), value.as_ref());
+    // SAFETY: both strings end with NUL, and the value is as long as said.
+    let r = unsafe { libc::lsetxattr(p.as_ptr(), n.as_ptr(), v.as_ptr().cast(), v.len(), flags) };
+    if r == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+pub fn remove_xattr(path: impl AsRef<Path>, name: impl AsRef<OsStr>) -> io::Result<()> {
+    let (p, n) = (cstr(path.as_ref()), cstr(name));
+    // SAFETY: both strings end with NUL.
+    if unsafe { libc::lremovexattr(p.as_ptr(), n.as_ptr()) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// The names of all extended attributes that are listed, sorted.
+pub fn list_xattr(path: impl AsRef<Path>) -> io::Result<Vec<Vec<u8>>> {
+    let p = cstr(path.as_ref());
+    let mut buf = vec![0u8; 1 << 16];
+    // SAFETY: the string ends with NUL, and the buffer is as long as said.
+    let n = unsafe { libc::llistxattr(p.as_ptr(), buf.as_mut_ptr().cast(), buf.len()) };
+    buf.truncate(usize::try_from(n).map_err(|_| io::Error::last_os_error())?);
+    let mut names: Vec<Vec<u8>> = buf.split(|&b| b == 0).filter(|n| !n.is_empty()).map(<[u8]>::to_vec).collect();
+    names.sort();
+    Ok(names)
 }

@@ -127,7 +127,12 @@ pub fn generate(root: &Path, seed: u64, what: Contents) {
     all.reverse();
     for (path, _) in all {
         let at = 1_000_000_000 + dice.below(700_000_000) as i64;
-        sys::utimens(root.join(path), (at, dice.below(1_000_000_000) as i64), (at - 5, dice.below(1_000_000_000) as i64)).unwrap();
+        sys::utimens(
+            root.join(path),
+            (at, dice.below(1_000_000_000) as i64),
+            (at - 5, dice.below(1_000_000_000) as i64),
+        )
+        .unwrap();
     }
 }
 
@@ -148,7 +153,8 @@ pub fn walk(root: &Path) -> Vec<(PathBuf, fs::Metadata)> {
     while i < out.len() {
         if out[i].1.is_dir() {
             let dir = out[i].0.clone();
-            let entries = fs::read_dir(root.join(&dir)).unwrap_or_else(|e| panic!("{}: {e}", root.join(&dir).display()));
+            let entries =
+                fs::read_dir(root.join(&dir)).unwrap_or_else(|e| panic!("{}: {e}", root.join(&dir).display()));
             let mut names: Vec<_> = entries.map(|e| e.unwrap().file_name()).collect();
             names.sort();
             out.extend(names.into_iter().map(|n| {
@@ -177,7 +183,14 @@ pub const EVERYTHING: Compare = Compare { times: true, dir_times: true, xattrs: 
 #[track_caller]
 pub fn assert_same(left: &Path, right: &Path, by: Compare) {
     let found = differences(left, right, by);
-    assert!(found.is_empty(), "{} and {} differ in {} places:\n{}", left.display(), right.display(), found.len(), found[..found.len().min(20)].join("\n"));
+    assert!(
+        found.is_empty(),
+        "{} and {} differ in {} places:\n{}",
+        left.display(),
+        right.display(),
+        found.len(),
+        found[..found.len().min(20)].join("\n")
+    );
 }
 
 /// A line for each difference.
@@ -206,7 +219,11 @@ pub fn differences(left: &Path, right: &Path, by: Compare) -> Vec<String> {
         differ("mode", format!("{:o}", x.permissions().mode()), format!("{:o}", y.permissions().mode()));
         differ("owner", format!("{}:{}", x.uid(), x.gid()), format!("{}:{}", y.uid(), y.gid()));
         if by.times && (by.dir_times || !x.is_dir()) {
-            differ("mtime", format!("{}.{:09}", x.mtime(), x.mtime_nsec()), format!("{}.{:09}", y.mtime(), y.mtime_nsec()));
+            differ(
+                "mtime",
+                format!("{}.{:09}", x.mtime(), x.mtime_nsec()),
+                format!("{}.{:09}", y.mtime(), y.mtime_nsec()),
+            );
         }
         let kind = x.file_type();
         if kind.is_char_device() || kind.is_block_device() {

@@ -27,7 +27,12 @@ fn times_are_kept_to_the_nanosecond() {
     fs::write(m.at("f"), "x").unwrap();
     fs::create_dir(m.at("d")).unwrap();
     std::os::unix::fs::symlink("x", m.at("l")).unwrap();
-    let times = [((0, 0), (0, 1)), ((1, 999_999_999), (4_102_444_800, 7)), ((-1, 500_000_000), (-86_400, 1)), (OLD, (2_147_483_648, 5))];
+    let times = [
+        ((0, 0), (0, 1)),
+        ((1, 999_999_999), (4_102_444_800, 7)),
+        ((-1, 500_000_000), (-86_400, 1)),
+        (OLD, (2_147_483_648, 5)),
+    ];
     for (atime, mtime) in times {
         for n in ["f", "d", "l"] {
             sys::utimens(m.at(n), atime, mtime).unwrap();
@@ -35,7 +40,11 @@ fn times_are_kept_to_the_nanosecond() {
         for round in 0..2 {
             for n in ["f", "d", "l"] {
                 let s = stat(m.at(n));
-                assert_eq!(((s.atime(), s.atime_nsec()), (s.mtime(), s.mtime_nsec())), (atime, mtime), "{n}, round {round}");
+                assert_eq!(
+                    ((s.atime(), s.atime_nsec()), (s.mtime(), s.mtime_nsec())),
+                    (atime, mtime),
+                    "{n}, round {round}"
+                );
             }
             m.remount();
         }
@@ -62,7 +71,15 @@ fn a_time_can_be_now_or_left_alone() {
 fn writing_through_every_kind_of_handle_changes_mtime() {
     let m = Mount::new("AES256");
     let p = m.at("f");
-    let kinds = [libc::O_WRONLY, libc::O_RDWR, libc::O_WRONLY | libc::O_APPEND, libc::O_RDWR | libc::O_APPEND, libc::O_WRONLY | libc::O_DIRECT, libc::O_RDWR | libc::O_DIRECT, libc::O_WRONLY | libc::O_SYNC];
+    let kinds = [
+        libc::O_WRONLY,
+        libc::O_RDWR,
+        libc::O_WRONLY | libc::O_APPEND,
+        libc::O_RDWR | libc::O_APPEND,
+        libc::O_WRONLY | libc::O_DIRECT,
+        libc::O_RDWR | libc::O_DIRECT,
+        libc::O_WRONLY | libc::O_SYNC,
+    ];
     for flags in kinds {
         fs::write(&p, [0; 8192]).unwrap();
         let f = sys::open(&p, flags, 0).unwrap();

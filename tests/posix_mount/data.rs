@@ -50,8 +50,11 @@ fn reading_ends_at_the_end_of_the_file() {
 fn a_write_is_seen_by_every_other_handle_at_once() {
     let m = Mount::new("AES256");
     let p = m.at("f");
-    let readers: Vec<_> = [libc::O_RDONLY, libc::O_RDWR].map(|flags| sys::open(&p, flags | libc::O_CREAT, 0o644).unwrap()).into();
-    let writers: Vec<_> = [libc::O_WRONLY, libc::O_RDWR, libc::O_WRONLY | libc::O_APPEND].map(|flags| sys::open(&p, flags, 0).unwrap()).into();
+    let readers: Vec<_> =
+        [libc::O_RDONLY, libc::O_RDWR].map(|flags| sys::open(&p, flags | libc::O_CREAT, 0o644).unwrap()).into();
+    let writers: Vec<_> = [libc::O_WRONLY, libc::O_RDWR, libc::O_WRONLY | libc::O_APPEND]
+        .map(|flags| sys::open(&p, flags, 0).unwrap())
+        .into();
     let mut size = 0;
     for round in 0..30u8 {
         for (i, w) in writers.iter().enumerate() {
@@ -120,8 +123,15 @@ fn truncate_cuts_and_extends_with_zeroes_only() {
     let mut want = dice.bytes(2_000_000);
     fs::write(&p, &want).unwrap();
     let f = sys::open(&p, libc::O_RDWR, 0).unwrap();
-    for len in [1_999_999, 1_048_577, 1_048_576, 3_000_000, 70_000, 16_385, 16_384, 20_000, 4097, 4096, 100, 5000, 1, 300_000, 0, 10] {
-        if dice.one_in(2) { f.set_len(len).unwrap() } else { sys::truncate(&p, len as i64).unwrap() }
+    for len in [
+        1_999_999, 1_048_577, 1_048_576, 3_000_000, 70_000, 16_385, 16_384, 20_000, 4097, 4096, 100, 5000, 1, 300_000,
+        0, 10,
+    ] {
+        if dice.one_in(2) {
+            f.set_len(len).unwrap()
+        } else {
+            sys::truncate(&p, len as i64).unwrap()
+        }
         want.resize(len as usize, 0);
         assert!(fs::read(&p).unwrap() == want, "after truncation to {len}");
         assert_eq!(f.metadata().unwrap().len(), len);
@@ -147,7 +157,10 @@ fn bytes_cut_off_do_not_come_back_when_the_file_grows_again() {
         m.remount();
         sys::truncate(&p, grown).unwrap();
         let got = fs::read(&p).unwrap();
-        assert!(got[..cut as usize].iter().all(|&b| b == 0xee) && got[cut as usize..].iter().all(|&b| b == 0), "{len} {cut} {grown}");
+        assert!(
+            got[..cut as usize].iter().all(|&b| b == 0xee) && got[cut as usize..].iter().all(|&b| b == 0),
+            "{len} {cut} {grown}"
+        );
     }
 }
 
@@ -181,7 +194,8 @@ fn two_who_create_exclusively_cannot_both_succeed() {
         for _ in 0..4 {
             s.spawn(|| {
                 for i in 0..100 {
-                    let made = sys::open(m.at(format!("lock{i}")), libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL, 0o600);
+                    let made =
+                        sys::open(m.at(format!("lock{i}")), libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL, 0o600);
                     won.fetch_add(usize::from(made.is_ok()), std::sync::atomic::Ordering::Relaxed);
                 }
             });

@@ -3,6 +3,8 @@
 
 #[path = "../common/mount.rs"]
 mod mount;
+#[path = "../common/run.rs"]
+mod run;
 #[path = "../common/sys.rs"]
 mod sys;
 #[path = "../common/tree.rs"]

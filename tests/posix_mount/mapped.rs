@@ -25,7 +25,8 @@ fn a_shared_mapping_and_write_see_each_other() {
     let mut m = Mount::new("AES256");
     let mut want = file(&m, "f");
     let handle = |flags| sys::open(m.at("f"), flags, 0).unwrap();
-    let (rw, wo, ro, append) = (handle(libc::O_RDWR), handle(libc::O_WRONLY), handle(libc::O_RDONLY), handle(libc::O_RDWR | libc::O_APPEND));
+    let (rw, wo, ro, append) =
+        (handle(libc::O_RDWR), handle(libc::O_WRONLY), handle(libc::O_RDONLY), handle(libc::O_RDWR | libc::O_APPEND));
     let mut map = Map::new(&rw, LEN, libc::MAP_SHARED).unwrap();
     let mut other = Map::new(&append, LEN, libc::MAP_SHARED).unwrap();
     assert!(map.get(0, LEN) == want);

@@ -186,7 +186,10 @@ fn fifos_sockets_and_device_nodes_are_kept() {
     assert!(meta("fifo").file_type().is_fifo() && meta("socket").file_type().is_socket());
     if root {
         assert_eq!((meta("char").rdev(), meta("char").file_type().is_char_device()), (libc::makedev(1, 5), true));
-        assert_eq!((meta("block").rdev(), meta("block").file_type().is_block_device()), (libc::makedev(259, 70_000), true));
+        assert_eq!(
+            (meta("block").rdev(), meta("block").file_type().is_block_device()),
+            (libc::makedev(259, 70_000), true)
+        );
         assert!(meta("regular").is_file());
     }
 }
@@ -195,14 +198,22 @@ fn fifos_sockets_and_device_nodes_are_kept() {
 fn names_are_255_bytes_of_anything() {
     let mut m = Mount::new("AES256");
     let mut names: BTreeSet<Vec<u8>> = (1..=255u8).filter(|b| !b"/.".contains(b)).map(|b| vec![b]).collect();
-    names.extend([vec![0xff; 255], "ü".repeat(127).into_bytes(), b"...".to_vec(), b"..x".to_vec(), vec![b'l'; 255], b"trailing ".to_vec()]);
+    names.extend([
+        vec![0xff; 255],
+        "ü".repeat(127).into_bytes(),
+        b"...".to_vec(),
+        b"..x".to_vec(),
+        vec![b'l'; 255],
+        b"trailing ".to_vec(),
+    ]);
     for n in &names {
         fs::write(m.at(OsStr::from_bytes(n)), n).unwrap_or_else(|e| panic!("{n:?}: {e}"));
     }
     put(m.at("A"), "upper case");
     put(m.at("a"), "lower case");
     m.remount();
-    let listed: BTreeSet<Vec<u8>> = fs::read_dir(m.path()).unwrap().map(|e| e.unwrap().file_name().as_bytes().to_vec()).collect();
+    let listed: BTreeSet<Vec<u8>> =
+        fs::read_dir(m.path()).unwrap().map(|e| e.unwrap().file_name().as_bytes().to_vec()).collect();
     assert_eq!(listed, names);
     for n in names.iter().filter(|n| !matches!(&n[..], b"a" | b"A")) {
         assert_eq!(fs::read(m.at(OsStr::from_bytes(n))).unwrap(), *n);

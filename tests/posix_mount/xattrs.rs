@@ -1,6 +1,8 @@
 //! Extended attributes of users: kept byte for byte, with the errors of a local disk.
 
-use crate::mount::{Mount, errno, get_xattr, get_xattr_into, list_xattr, plain, remove_xattr, set_xattr, set_xattr_flags};
+use crate::mount::{
+    Mount, errno, get_xattr, get_xattr_into, list_xattr, plain, remove_xattr, set_xattr, set_xattr_flags,
+};
 use crate::tree::Dice;
 use std::ffi::OsStr;
 use std::fs;
