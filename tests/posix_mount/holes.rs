@@ -1,0 +1,163 @@
+//! Sparse files: holes read as zeroes, take no space, are found by lseek(2) and made by fallocate(2).
+
+use crate::mount::{Mount, errno};
+use crate::sys;
+use crate::tree::Dice;
+use std::fs::{self, File};
+use std::io::ErrorKind;
+use std::os::unix::fs::{FileExt, MetadataExt};
+
+const MIB: u64 = 1 << 20;
+const PUNCH: i32 = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+
+fn create(m: &Mount) -> File {
+    sys::open(m.at("f"), libc::O_RDWR | libc::O_CREAT | libc::O_TRUNC, 0o644).unwrap()
+}
+
+/// The runs of data that lseek reports.
+fn data(f: &File) -> Vec<(u64, u64)> {
+    let size = f.metadata().unwrap().len();
+    let (mut runs, mut at) = (vec![], 0);
+    while at < size {
+        let Ok(start) = sys::lseek(f, at, libc::SEEK_DATA) else { break };
+        let end = sys::lseek(f, start, libc::SEEK_HOLE).unwrap();
+        assert!(start >= at && end > start && end <= size, "{at} {start} {end} {size}");
+        runs.push((start, end));
+        at = end;
+    }
+    runs
+}
+
+fn zeroes(f: &File, at: u64, len: usize) -> bool {
+    let mut buf = vec![1; len];
+    f.read_exact_at(&mut buf, at).unwrap();
+    buf.iter().all(|&b| b == 0)
+}
+
+#[test]
+fn a_hole_takes_no_space_and_is_found_by_seeking() {
+    let mut m = Mount::new("AES256");
+    let f = create(&m);
+    let mut dice = Dice::new(1);
+    for at in [0, 512 * MIB, 1024 * MIB - 4096] {
+        f.write_all_at(&dice.bytes(4096), at).unwrap();
+    }
+    f.sync_all().unwrap();
+    let want = [(0, 4096), (512 * MIB, 512 * MIB + 4096), (1024 * MIB - 4096, 1024 * MIB)];
+    assert_eq!(data(&f), want);
+    let blocks = f.metadata().unwrap().blocks() * 512;
+    assert!((3 * 4096..MIB).contains(&blocks), "{blocks} bytes allocated");
+    assert!(zeroes(&f, 4096, 1 << 20) && zeroes(&f, 512 * MIB - 70_000, 70_000));
+    drop(f);
+    m.remount();
+    let f = File::open(m.at("f")).unwrap();
+    assert_eq!(data(&f), want, "after a remount");
+    assert_eq!(errno(sys::lseek(&f, 1024 * MIB, libc::SEEK_DATA)), libc::ENXIO);
+    assert_eq!(sys::lseek(&f, 100 * MIB, libc::SEEK_HOLE).unwrap(), 100 * MIB);
+    assert_eq!(sys::lseek(&f, 100 * MIB, libc::SEEK_DATA).unwrap(), 512 * MIB);
+}
+
+#[test]
+fn seeking_sees_data_that_is_not_yet_committed() {
+    let m = Mount::new("AES256");
+    let f = create(&m);
+    f.set_len(10 * MIB).unwrap();
+    assert_eq!(errno(sys::lseek(&f, 0, libc::SEEK_DATA)), libc::ENXIO, "nothing but a hole");
+    assert_eq!(sys::lseek(&f, 0, libc::SEEK_HOLE).unwrap(), 0);
+    f.write_all_at(&[1; 8192], 5 * MIB).unwrap();
+    assert_eq!(data(&f), [(5 * MIB, 5 * MIB + 8192)]);
+}
+
+#[test]
+fn fallocate_extends_only_when_asked_and_reads_as_zeroes() {
+    let m = Mount::new("AES256");
+    let f = create(&m);
+    f.write_all_at(&[1; 100], 0).unwrap();
+    sys::fallocate(&f, libc::FALLOC_FL_KEEP_SIZE, 0, MIB).unwrap();
+    assert_eq!(f.metadata().unwrap().len(), 100);
+    sys::fallocate(&f, 0, 50, MIB).unwrap();
+    assert_eq!(f.metadata().unwrap().len(), MIB + 50);
+    let mut head = [0; 100];
+    f.read_exact_at(&mut head, 0).unwrap();
+    assert_eq!(head, [1; 100], "what is there stays");
+    assert!(zeroes(&f, 100, (1 << 20) - 50));
+    assert_eq!(errno(sys::fallocate(&f, 0, 0, 0)), libc::EINVAL);
+    let reader = File::open(m.at("f")).unwrap();
+    assert_eq!(errno(sys::fallocate(&reader, 0, 0, 100)), libc::EBADF);
+}
+
+#[test]
+fn a_punched_hole_reads_as_zeroes_and_gives_its_space_back() {
+    let mut m = Mount::new("AES256");
+    let f = create(&m);
+    let mut want = Dice::new(2).bytes(4 << 20);
+    f.write_all_at(&want, 0).unwrap();
+    f.sync_all().unwrap();
+    let full = f.metadata().unwrap().blocks();
+    let mut punch = |at: u64, len: u64| {
+        sys::fallocate(&f, PUNCH, at, len).unwrap();
+        let end = ((at + len) as usize).min(want.len());
+        want[(at as usize).min(end)..end].fill(0);
+        assert!(fs::read(m.at("f")).unwrap() == want, "{len} bytes at {at}");
+    };
+    punch(MIB, MIB);
+    punch(100, 50);
+    punch(4090, 20);
+    punch(3 * MIB - 1, 16_386);
+    punch(4 * MIB - 10, 1000);
+    punch(40 * MIB, 100);
+    f.sync_all().unwrap();
+    assert!(f.metadata().unwrap().blocks() <= full - 1800, "a MiB was given back");
+    assert_eq!(sys::lseek(&f, 0, libc::SEEK_HOLE).unwrap(), MIB);
+    assert_eq!(sys::lseek(&f, MIB, libc::SEEK_DATA).unwrap(), 2 * MIB);
+    assert_eq!(errno(sys::fallocate(&f, libc::FALLOC_FL_PUNCH_HOLE, 0, 1)), libc::EOPNOTSUPP);
+    drop(f);
+    m.remount();
+    assert!(fs::read(m.at("f")).unwrap() == want);
+}
+
+#[test]
+fn zero_range_zeroes_or_is_refused_as_a_whole() {
+    let m = Mount::new("AES256");
+    let f = create(&m);
+    f.write_all_at(&[1; 50_000], 0).unwrap();
+    match sys::fallocate(&f, libc::FALLOC_FL_ZERO_RANGE, 10_000, 20_000) {
+        Ok(()) => assert!(zeroes(&f, 10_000, 20_000) && !zeroes(&f, 9_999, 1) && !zeroes(&f, 30_000, 1)),
+        Err(e) => {
+            assert_eq!(e.kind(), ErrorKind::Unsupported);
+            assert!(!zeroes(&f, 10_000, 20_000));
+        }
+    }
+}
+
+#[test]
+fn copy_file_range_copies_between_files_and_within_one() {
+    let mut m = Mount::new("AES256");
+    let f = create(&m);
+    let mut want = Dice::new(3).bytes(2_500_000);
+    f.write_all_at(&want, 0).unwrap();
+    let g = sys::open(m.at("g"), libc::O_RDWR | libc::O_CREAT, 0o644).unwrap();
+    let copy = |from: &File, mut a: u64, to: &File, mut b: u64, len: u64| {
+        let end = a + len;
+        while a < end {
+            let n = sys::copy_range(from, a, to, b, (end - a) as usize).unwrap();
+            if n == 0 {
+                break;
+            }
+            (a, b) = (a + n, b + n);
+        }
+        a
+    };
+    assert_eq!(copy(&f, 12_345, &g, 77, 2_000_000), 2_012_345);
+    let got = fs::read(m.at("g")).unwrap();
+    assert!(got[..77] == [0; 77] && got[77..] == want[12_345..2_012_345]);
+    assert_eq!(copy(&f, 2_400_000, &g, 0, 500_000), 2_500_000, "ends where the source does");
+    copy(&f, 0, &f, 1_000_000, 300_000);
+    want.copy_within(0..300_000, 1_000_000);
+    drop((f, g));
+    m.remount();
+    assert!(fs::read(m.at("f")).unwrap() == want);
+    assert!(fs::read(m.at("g")).unwrap()[..100_000] == want[2_400_000..]);
+    let f = sys::open(m.at("f"), libc::O_RDWR, 0).unwrap();
+    assert_eq!(errno(sys::copy_range(&f, 0, &f, 100, 200)), libc::EINVAL, "overlapping");
+}

@@ -1,0 +1,21 @@
+//! SEMANTICS row 61: what a local disk does, the mount does. Every test here also passes on a plain
+//! directory (`SSEFS_TEST_PLAIN=1`), so what it expects is what the kernel's own file systems do.
+
+#[path = "../common/mount.rs"]
+mod mount;
+#[path = "../common/run.rs"]
+mod run;
+#[path = "../common/sys.rs"]
+mod sys;
+#[path = "../common/tree.rs"]
+mod tree;
+
+mod attributes;
+mod data;
+mod differential;
+mod holes;
+mod locks;
+mod mapped;
+mod names;
+mod permissions;
+mod xattrs;
