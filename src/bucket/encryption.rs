@@ -228,7 +228,7 @@ impl Bucket {
             st.request = request.clone();
             st.row.ctime = now_ns();
             if let Some(c) = &mut st.content {
-                c.stale = c.seal.is_some();
+                c.stale |= c.seal.is_some();
                 // Ending a request leaves the method as it is until the next PUT: a later write asks anew.
                 c.rule_generation = 0;
             }
