@@ -189,7 +189,7 @@ impl Fs {
             return Err(BucketError::TooManyLinks.into());
         }
         let (gid, mode) = inherited(&p, mode, caller);
-        Ok(self.bucket.create(parent, name, &NewInode { mode, uid: caller.uid, gid, rdev, target })?)
+        Ok(self.bucket.make(parent, name, &NewInode { mode, uid: caller.uid, gid, rdev, target })?)
     }
 
     /// # Errors
