@@ -80,7 +80,7 @@ impl Bucket {
 
     fn answer_waiters(&self) {
         let durable = self.durable.load(Ordering::Acquire);
-        let health = self.health();
+        let health = self.sound();
         let ready: Vec<(u64, Done)> = {
             let mut ctl = self.ctl.lock();
             let (ready, rest): (Vec<_>, Vec<_>) =
@@ -89,13 +89,13 @@ impl Bucket {
             ready
         };
         for (_, done) in ready {
-            done(self.health());
+            done(self.sound());
         }
     }
 
     /// Call `done` when everything that was acknowledged before is durable.
     pub fn sync(&self, done: Done) {
-        if let Err(e) = self.health() {
+        if let Err(e) = self.sound() {
             done(Err(e));
             return;
         }
@@ -128,7 +128,7 @@ impl Bucket {
     }
 
     fn commit_once(self: &Arc<Self>) -> Result<(), BucketError> {
-        self.health()?;
+        self.sound()?;
         self.reap_some()?;
         if !self.has_changes() {
             // Nothing since the last commit, which is durable.
@@ -244,7 +244,7 @@ impl Bucket {
         // Those made later than this call need not be waited for.
         let upto = upto.min(st.next_batch - 1);
         while st.batches.front().is_some_and(|b| b.no <= upto) {
-            self.health()?;
+            self.sound()?;
             inode.settled.wait_for(&mut st, std::time::Duration::from_millis(100));
         }
         Ok(())

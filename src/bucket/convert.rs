@@ -26,7 +26,7 @@ impl Bucket {
         let resolved = self.resolve_rule(&to.rule)?;
         let size = inode.state.lock().row.size;
         let sealed = inode.state.lock().row.sealed;
-        self.space.admit(sealed.max(1 << 20).min(size.max(1 << 20)) + (size >> 6))?;
+        self.space.admit(sealed + (sealed >> 6) + (1 << 20), self.log.unwritten_bytes())?;
         let seal = Arc::new(self.new_seal(resolved, &to.origin)?);
         // What is dirty goes into the log under the old seal first: then the map alone says what there is.
         let mut jobs = Jobs::new(&me);

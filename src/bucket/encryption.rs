@@ -300,7 +300,7 @@ impl Bucket {
             log_bytes: segments.values().map(|s| s.live).sum(),
             segments: segments.len() as u64,
             commit_number: self.counters.lock().commit,
-            key_service_calls: crate::keys::KeyService::calls(&*self.keys),
+            key_service_calls: self.keys().map_or(0, crate::keys::KeyService::calls),
         }
     }
 

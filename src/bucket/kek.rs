@@ -41,7 +41,7 @@ impl Bucket {
                 bucket: self.name.to_string(), what: "the KEK rows", hint: "an object names a KEK that is not there; restore the catalog",
             });
         };
-        let kek = self.keys.unwrap_kek(&KeyId(row.key_id), row.key_version, &self.id, id, &row.wrapped)?;
+        let kek = self.keys()?.unwrap_kek(&KeyId(row.key_id), row.key_version, &self.id, id, &row.wrapped)?;
         let kek = Arc::new(kek);
         self.unwrapped.lock().insert(id, kek.clone());
         Ok(kek)
@@ -68,7 +68,7 @@ impl Bucket {
             return self.unwrapped.lock().get(&id).cloned().map(|k| (id, k)).ok_or(BucketError::Invalid("a KEK vanished"));
         }
         let id = KekId(self.counters.lock().next_kek);
-        let new = self.keys.new_kek(key, &self.id, id)?;
+        let new = self.keys()?.new_kek(key, &self.id, id)?;
         let row = KekRow { id: id.0, key_id: key.0.clone(), key_version: new.version, wrapped: new.wrapped, created: now, uses: 1 };
         let kek = Arc::new(new.kek);
         let permit = self.gate.names();
@@ -88,12 +88,12 @@ impl Bucket {
         for row in rows {
             report.keks += 1;
             let key = KeyId(row.key_id.clone());
-            let newest = self.keys.newest_version(&key)?;
+            let newest = self.keys()?.newest_version(&key)?;
             report.key_version = newest;
             if newest == row.key_version {
                 continue;
             }
-            let new = self.keys.rewrap_kek(&key, row.key_version, &self.id, KekId(row.id), &row.wrapped)?;
+            let new = self.keys()?.rewrap_kek(&key, row.key_version, &self.id, KekId(row.id), &row.wrapped)?;
             let row = KekRow { key_version: new.version, wrapped: new.wrapped, ..row };
             let permit = self.gate.names();
             self.catalog().lock().put_kek(&row)?;

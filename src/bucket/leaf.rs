@@ -54,6 +54,7 @@ pub struct Leaf {
 pub struct BadLeaf;
 
 impl Leaf {
+    #[cfg(test)]
     pub fn entries(&self) -> &[Entry] {
         &self.entries
     }
@@ -107,6 +108,7 @@ impl Leaf {
     }
 
     /// Every chunk, once.
+    #[cfg(test)]
     pub fn chunks(&self) -> Vec<Dropped> {
         let mut out: Vec<Dropped> = Vec::with_capacity(self.entries.len());
         for e in &self.entries {

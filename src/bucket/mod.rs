@@ -90,7 +90,8 @@ pub struct Bucket {
     id: BucketId,
     dir: PathBuf,
     me: Weak<Bucket>,
-    keys: Arc<Keyring>,
+    /// None when the bucket is open without its keyring: names and attributes only, nothing verified, nothing written.
+    keys: Option<Arc<Keyring>>,
     key: BucketKey,
     settings_key: MacKey,
     place_key: MacKey,
@@ -135,6 +136,7 @@ pub struct Bucket {
     commit_interval: Duration,
     failed: Mutex<Option<String>>,
     is_failed: AtomicBool,
+    closing: AtomicBool,
     threads: Mutex<Vec<JoinHandle<()>>>,
     lock: Mutex<Option<lock::BucketLock>>,
 }
@@ -213,8 +215,23 @@ impl Bucket {
         self.ctl_changed.notify_all();
     }
 
-    /// Err after a commit, a sync or a seal has failed.
+    fn keys(&self) -> Result<&Keyring, BucketError> {
+        self.keys.as_deref().ok_or_else(|| crate::keys::KeyError::KeyringMissing(self.dir.clone()).into())
+    }
+
+    /// Err after a commit, a sync or a seal has failed, and once the bucket is closing: before every change.
     pub fn health(&self) -> Result<(), BucketError> {
+        if self.keys.is_none() {
+            return Err(BucketError::ReadOnly);
+        }
+        if self.closing.load(Ordering::Acquire) {
+            return Err(BucketError::Failed("it is being closed".into()));
+        }
+        self.sound()
+    }
+
+    /// Err after a commit, a sync or a seal has failed: for commits, which a bucket that is closing still makes.
+    fn sound(&self) -> Result<(), BucketError> {
         if self.is_failed.load(Ordering::Acquire) || self.catalog.is_failed() {
             let why = self.failed.lock().clone();
             return Err(BucketError::Failed(why.unwrap_or_else(|| "the catalog gave up its transaction".into())));

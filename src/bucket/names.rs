@@ -119,7 +119,7 @@ impl Bucket {
     pub fn make(&self, parent: u64, name: &[u8], new: &NewInode) -> Result<InodeRow, BucketError> {
         check_name(name)?;
         self.health()?;
-        self.space.admit(4096)?;
+        self.space.admit(4096, 0)?;
         let _permit = self.gate.names();
         let _ns = self.ns.lock();
         let dir = self.directory(parent)?;
@@ -399,7 +399,7 @@ impl Bucket {
     /// `flags` are those of setxattr(2).
     pub fn set_xattr(&self, ino: u64, name: &[u8], value: &[u8], flags: i32) -> Result<(), BucketError> {
         self.health()?;
-        self.space.admit(value.len() as u64)?;
+        self.space.admit(value.len() as u64, 0)?;
         let inode = self.inode(ino)?;
         let _permit = self.gate.names();
         let _ns = self.ns.lock();

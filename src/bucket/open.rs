@@ -1,6 +1,6 @@
 //! Making, opening, closing and deleting a bucket.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{self, DirBuilder, File};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -65,6 +65,32 @@ fn sync_dir(path: &Path) -> Result<(), BucketError> {
     File::open(path).and_then(|d| d.sync_all()).map_err(io(path))
 }
 
+/// What an open bucket is put together from.
+struct Parts<'a> {
+    name: &'a BucketName,
+    dir: &'a Path,
+    id: BucketId,
+    keys: Option<Arc<Keyring>>,
+    key: BucketKey,
+    catalog: Catalog,
+    files: SegmentFiles,
+    settings: Settings,
+    counters: Counters,
+    openings: Vec<OpenId>,
+    open_no: u32,
+    open_id: OpenId,
+    keks: Vec<crate::catalog::KekRow>,
+    segments: BTreeMap<u32, crate::catalog::SegmentRow>,
+    lock: BucketLock,
+}
+
+/// A name beside the buckets that no bucket can have, short enough whatever the bucket's name is.
+fn beside(buckets: &Path, name: &BucketName, what: &str) -> PathBuf {
+    use sha2::Digest;
+    let hash = sha2::Sha256::digest(name.as_str().as_bytes());
+    buckets.join(format!(".{what}-{}", crate::types::to_hex(&hash[..16])))
+}
+
 impl Bucket {
     /// Make a bucket: built whole beside its place, then known to the keyring, then moved into place. What a crash leaves
     /// in between is taken up by the next try.
@@ -83,7 +109,8 @@ impl Bucket {
         }
         let buckets = store.join("buckets");
         make_dir(&buckets)?;
-        let (dir, new) = (Self::folder(store, name), buckets.join(format!(".{name}.new")));
+        let (dir, new) = (Self::folder(store, name), beside(&buckets, name, "new"));
+        sync_dir(store)?;
         let known = keys.bucket_key(&store_id, name)?;
         if dir.exists() {
             return Err(BucketError::BucketExists(name.clone()));
@@ -175,7 +202,7 @@ impl Bucket {
         if let Some((id, _)) = known {
             keys.forget_bucket(&id)?;
         }
-        let dead = store.join("buckets").join(format!(".{name}.dead"));
+        let dead = beside(&store.join("buckets"), name, "dead");
         if dead.exists() {
             fs::remove_dir_all(&dead).map_err(io(&dead))?;
         }
@@ -209,7 +236,7 @@ impl Bucket {
         let catalog = Catalog::open(&dir.join("catalog.db"))?;
         let settings_key = derive::settings_key(&key);
         let log_key = derive::log_key(&key);
-        let stored = settings::load(&catalog.lock(), &settings_key, name)?;
+        let stored = settings::load(&catalog.lock(), Some(&settings_key), name)?;
         if stored.settings.id != id {
             return Err(BucketError::Altered {
                 bucket: name.to_string(), what: "the bucket's id and settings", hint: "this is another bucket's folder; put the right one back",
@@ -246,17 +273,71 @@ impl Bucket {
         catalog.sync()?;
         let orphans = catalog.lock().orphans()?;
 
+        let (reclaim, queue) = reclaim::queue();
+        let bucket = Self::assemble(
+            Parts { name, dir: &dir, id, keys: Some(keys.clone()), key, catalog, files, settings: stored.settings, counters, openings, open_no, open_id, keks: stored.keks, segments, lock },
+            o,
+            reclaim,
+        )?;
+        for ino in orphans {
+            match bucket.inode(ino) {
+                Ok(inode) => bucket.reap.lock().push(inode),
+                Err(e) => log::warn!("orphan {ino}: {e}"),
+            }
+        }
+        bucket.start(queue)
+    }
+
+    /// Open a bucket whose keyring is away: `ls` and `stat` work, unverified; content, rules and changes are refused
+    /// (SEMANTICS 15).
+    pub fn open_unverified(store: &Path, name: &BucketName, o: &OpenOptions) -> Result<Arc<Bucket>, BucketError> {
+        let dir = Self::folder(store, name);
+        if !dir.is_dir() {
+            return Err(BucketError::NoBucket { name: name.clone(), store: store.to_owned() });
+        }
+        let me = Holder { pid: std::process::id(), mountpoint: o.mountpoint.clone(), socket: o.socket.clone() };
+        let lock = BucketLock::take(&dir, name, &me)?;
+        let catalog = Catalog::open(&dir.join("catalog.db"))?;
+        let stored = settings::load(&catalog.lock(), None, name)?;
+        let segments = catalog.lock().segments()?.into_iter().map(|r| (r.id, r)).collect();
+        log::warn!("bucket {name} is open without its keyring: read-only, and nothing of what it shows is verified");
+        let parts = Parts {
+            name,
+            dir: &dir,
+            id: stored.settings.id,
+            keys: None,
+            // Stands for the real one, which is wrapped in the keyring; it opens nothing and nothing is written under it.
+            key: BucketKey::random()?,
+            catalog,
+            files: SegmentFiles::new(dir.join("seg")),
+            settings: stored.settings,
+            counters: stored.counters,
+            openings: stored.openings,
+            open_no: 0,
+            open_id: OpenId(random_id()?),
+            keks: stored.keks,
+            segments,
+            lock,
+        };
+        let (reclaim, queue) = reclaim::queue();
+        Self::assemble(parts, o, reclaim)?.start(queue)
+    }
+
+    /// Put an open bucket together; its threads are not running yet.
+    fn assemble(p: Parts, o: &OpenOptions, reclaim: reclaim::Reclaim) -> Result<Arc<Bucket>, BucketError> {
+        let Parts { name, dir, id, keys, key, catalog, files, settings, counters, openings, open_no, open_id, keks, segments, lock } = p;
+        let (settings_key, log_key) = (derive::settings_key(&key), derive::log_key(&key));
+        let lists = settings::lists_tag(&settings_key, &settings, &openings, &keks);
         let identity = LogIdentity { bucket: id, open_id, commit: counters.commit, key: log_key };
         let log = Arc::new(Log::start(files, identity, counters.next_segment));
-        let pool = Pool::start(std::thread::available_parallelism().map_or(2, Into::into)).map_err(io(&dir))?;
-        let (reclaim, queue) = reclaim::queue();
-        let settings = Arc::new(stored.settings);
-        let bucket = Arc::new_cyclic(|me| Bucket {
+        let pool = Pool::start(std::thread::available_parallelism().map_or(2, Into::into)).map_err(io(dir))?;
+        let settings = Arc::new(settings);
+        Ok(Arc::new_cyclic(|me| Bucket {
             name: name.clone(),
             id,
-            dir: dir.clone(),
+            dir: dir.to_owned(),
             me: me.clone(),
-            keys: keys.clone(),
+            keys,
             place_key: derive::place_key(&key),
             key,
             settings_key,
@@ -272,7 +353,7 @@ impl Bucket {
             open_no,
             open_id,
             counter: AtomicU64::new(0),
-            keks: Mutex::new(stored.keks),
+            keks: Mutex::new(keks),
             kek_making: Mutex::new(()),
             unwrapped: Mutex::new(HashMap::new()),
             resolved: Mutex::new(HashMap::new()),
@@ -287,7 +368,7 @@ impl Bucket {
             pins: super::pins::Pins::default(),
             segments: Mutex::new(segments),
             reclaim,
-            space: space::Space::new(dir.clone()),
+            space: space::Space::new(dir.to_owned()),
             dirty_bytes: AtomicUsize::new(0),
             dirty_gate: Mutex::new(()),
             dirty_fell: Condvar::new(),
@@ -296,15 +377,15 @@ impl Bucket {
             commit_interval: o.commit_interval,
             failed: Mutex::new(None),
             is_failed: AtomicBool::new(false),
+            closing: AtomicBool::new(false),
             threads: Mutex::new(Vec::new()),
             lock: Mutex::new(Some(lock)),
-        });
-        for ino in orphans {
-            match bucket.inode(ino) {
-                Ok(inode) => bucket.reap.lock().push(inode),
-                Err(e) => log::warn!("orphan {ino}: {e}"),
-            }
-        }
+        }))
+    }
+
+    /// Start the bucket's threads.
+    fn start(self: Arc<Self>, queue: reclaim::Queue) -> Result<Arc<Bucket>, BucketError> {
+        let (bucket, dir) = (&self, self.dir.clone());
         let spawn = |what: &str, f: Box<dyn FnOnce() + Send>| {
             std::thread::Builder::new().name(what.into()).spawn(f).map_err(io(&dir))
         };
@@ -314,7 +395,7 @@ impl Bucket {
             spawn("ssefs-reclaim", Box::new(move || b.run_reclaim(&queue)))?,
         ];
         *bucket.threads.lock() = threads;
-        Ok(bucket)
+        Ok(self)
     }
 
     /// Commit everything, free what nobody uses any more, and let go of the lock. Closing twice is no error.
@@ -322,8 +403,14 @@ impl Bucket {
         if self.lock.lock().is_none() {
             return Ok(());
         }
-        self.table.forget_all();
         let first = self.commit();
+        // From here on changes are refused; those under way end before the last commit.
+        self.closing.store(true, Ordering::Release);
+        self.table.forget_all();
+        drop(self.gate.close_names());
+        {
+            let _all = self.gate.freeze();
+        }
         {
             let mut ctl = self.ctl.lock();
             ctl.stop = true;
@@ -338,7 +425,7 @@ impl Bucket {
         for t in threads {
             let _ = t.join();
         }
-        let last = first.and_then(|()| self.health()).and_then(|()| self.finish());
+        let last = first.and_then(|()| self.sound()).and_then(|()| self.finish());
         *self.lock.lock() = None;
         last
     }

@@ -167,12 +167,12 @@ impl Bucket {
         }
         let key = match rule {
             Rule::None => KeyId(String::new()),
-            Rule::Aes256 => self.keys.managed_key(&self.id)?,
+            Rule::Aes256 => self.keys()?.managed_key(&self.id)?,
             Rule::Kms { sm4: true, .. } => {
                 return Err(BucketError::Unsupported("SM4 data encryption is not built yet; use KMS or AES256"));
             }
-            Rule::Kms { key: None, .. } => self.keys.default_cmk()?,
-            Rule::Kms { key: Some(name), .. } => self.keys.resolve(name)?,
+            Rule::Kms { key: None, .. } => self.keys()?.default_cmk()?,
+            Rule::Kms { key: Some(name), .. } => self.keys()?.resolve(name)?,
         };
         let r = Resolved { method: rule.method(), cipher: rule.cipher(), key };
         self.resolved.lock().insert(rule.clone(), r.clone());
@@ -259,7 +259,7 @@ impl Bucket {
 
     /// The request of an inode whose state is at hand.
     pub(super) fn request_in(&self, st: &mut State) -> Result<Option<Request>, BucketError> {
-        if st.row.flags & FLAG_REQUEST == 0 || st.request.is_some() {
+        if self.keys.is_none() || st.row.flags & FLAG_REQUEST == 0 || st.request.is_some() {
             return Ok(st.request.clone());
         }
         let ino = st.row.ino;
@@ -275,6 +275,7 @@ impl Bucket {
     /// Seal and map of an object, read and verified if they are not in memory.
     pub(super) fn content<'a>(&self, st: &'a mut State) -> Result<&'a mut Content, BucketError> {
         if st.content.is_none() {
+            self.keys()?;
             let request = self.request_in(st)?;
             let mut content = Content::default();
             let row = if st.fresh { None } else { self.catalog().lock().seal(st.row.ino)? };

@@ -135,7 +135,7 @@ impl Bucket {
             let segments = self.segments.lock();
             segments.values().filter(|s| s.live == 0 && s.id < d.floor.min(held)).map(|s| s.id).collect()
         };
-        if !empty.is_empty() && self.health().is_ok() {
+        if !empty.is_empty() && self.sound().is_ok() {
             // The row goes with the next commit, the file now: a row without live bytes may miss its file.
             let _permit = self.gate.names();
             for id in &empty {
@@ -172,7 +172,7 @@ impl Bucket {
     /// Overwrite a plain chunk and strike it off the list.
     pub(super) fn wipe(&self, segment: u32, position: u32, bytes: u32) -> Result<(), BucketError> {
         self.log.files().wipe(segment, position as u64, bytes as u64)?;
-        if self.health().is_ok() {
+        if self.sound().is_ok() {
             let _permit = self.gate.names();
             self.catalog().lock().delete_wipe(segment, position)?;
         }

@@ -217,7 +217,7 @@ impl Bucket {
     /// Grow the file to hold a range. The log allocates when it writes; what can be promised is that there is room now.
     pub fn allocate(self: &Arc<Self>, ino: u64, offset: u64, len: u64, keep_size: bool) -> Result<(), BucketError> {
         let end = offset.checked_add(len).filter(|e| *e <= OBJECT_BYTES_MAX).ok_or(BucketError::TooBig)?;
-        self.space.admit(len)?;
+        self.space.admit(len, 0)?;
         let size = self.attr(ino)?.size;
         if !keep_size && end > size {
             self.truncate(ino, end)?;

@@ -124,8 +124,8 @@ pub fn store(
     Ok(())
 }
 
-/// Read and verify everything.
-pub fn load(tx: &Tx, key: &MacKey, name: &BucketName) -> Result<Stored, BucketError> {
+/// Read everything, and verify it with a key.
+pub fn load(tx: &Tx, key: Option<&MacKey>, name: &BucketName) -> Result<Stored, BucketError> {
     let altered = |what| BucketError::Altered { bucket: name.to_string(), what, hint: ALTERED };
     let mut found: BTreeMap<String, Vec<u8>> = tx.settings()?.into_iter().collect();
     let tag = found.remove("tag").ok_or_else(|| altered("the settings"))?;
@@ -168,10 +168,12 @@ pub fn load(tx: &Tx, key: &MacKey, name: &BucketName) -> Result<Stored, BucketEr
     }
     let openings = tx.openings()?;
     let keks = tx.keks()?;
-    let lists = lists_tag(key, &settings, &openings, &keks);
-    let expect = tag_of(key, found.iter().map(|(k, v)| (k.as_str(), &v[..])), &lists);
-    if !crate::crypto::mac::verify(key, &[&expect], &crate::crypto::mac::tag(key, &[&tag])) {
-        return Err(altered("the settings, rules, grants or keys"));
+    if let Some(key) = key {
+        let lists = lists_tag(key, &settings, &openings, &keks);
+        let expect = tag_of(key, found.iter().map(|(k, v)| (k.as_str(), &v[..])), &lists);
+        if !crate::crypto::mac::verify(key, &[&expect], &crate::crypto::mac::tag(key, &[&tag])) {
+            return Err(altered("the settings, rules, grants or keys"));
+        }
     }
     if get::<u32>(&found, "features") != Some(0) {
         return Err(BucketError::Unsupported("this bucket needs features that this ssefs does not know; use a newer one"));

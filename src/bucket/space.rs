@@ -35,8 +35,9 @@ impl Space {
         Space { dir, free: AtomicU64::new(0), admitted: AtomicU64::new(u64::MAX / 2) }
     }
 
-    /// May `bytes` more be taken, together with all that is acknowledged and not yet on disk?
-    pub fn admit(&self, bytes: u64) -> Result<(), BucketError> {
+    /// May `bytes` more be taken, with `under_way` acknowledged and not yet on disk?
+    pub fn admit(&self, bytes: u64, under_way: u64) -> Result<(), BucketError> {
+        let (new, bytes) = (bytes, bytes.saturating_add(under_way));
         let admitted = self.admitted.load(Ordering::Relaxed);
         let left = self.free.load(Ordering::Relaxed).saturating_sub(admitted);
         if admitted > ASK_EVERY_BYTES || bytes.saturating_add(RESERVE_BYTES) > left {
@@ -48,7 +49,7 @@ impl Space {
                 return Err(BucketError::NoSpace);
             }
         }
-        self.admitted.fetch_add(4096, Ordering::Relaxed);
+        self.admitted.fetch_add(new.max(4096), Ordering::Relaxed);
         Ok(())
     }
 }

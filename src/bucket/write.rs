@@ -100,7 +100,8 @@ impl Bucket {
     /// Wait until there is room for dirty bytes, and refuse when the disk has none.
     fn admit(&self, bytes: usize) -> Result<(), BucketError> {
         self.health()?;
-        self.space.admit(bytes as u64 + self.dirty_bytes.load(Ordering::Relaxed) as u64)?;
+        let under_way = self.dirty_bytes.load(Ordering::Relaxed) as u64 + self.log.unwritten_bytes();
+        self.space.admit(bytes as u64, under_way)?;
         if self.dirty_bytes.load(Ordering::Relaxed) > DIRTY_BYTES_MAX {
             self.wake_committer();
             let mut waiting = self.dirty_gate.lock();
@@ -362,7 +363,7 @@ impl Bucket {
             {
                 let mut st = inode.state.lock();
                 while !st.quiet() {
-                    self.health()?;
+                    self.sound()?;
                     inode.settled.wait_for(&mut st, std::time::Duration::from_millis(100));
                 }
             }

@@ -99,6 +99,9 @@ pub fn run(place: &args::Place, args: MountArgs, sloppy: bool) -> Result<(), OpE
 /// Holds the mount from beginning to end; `live` is called once it answers.
 fn serve(plan: &Plan, live: impl FnOnce() -> Result<(), OpError>) -> Result<(), OpError> {
     harden();
+    if plan.options.read_only && !plan.create && !plan.place.has_keyring() {
+        return serve_unverified(plan, live);
+    }
     let store = if plan.create { plan.place.open_or_create()? } else { plan.place.open()? };
     if let Some(holder) = Bucket::who_has(&store.path, &plan.bucket) {
         return Err(in_use(&plan.bucket, &holder));
@@ -126,15 +129,37 @@ fn serve(plan: &Plan, live: impl FnOnce() -> Result<(), OpError>) -> Result<(), 
     // Before the mount: a signal from here on ends it properly instead of killing us.
     let signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(|e| OpError::io("watch for signals", &e))?;
     let bucket = Bucket::open(&store.path, store.id, &plan.bucket, &store.keys, &open)?;
-    let ended = mounted(plan, &store, &bucket, socket, signals, live);
+    let ended = mounted(plan, &store.path, &bucket, socket, signals, live);
     // Closed by `mounted` when it got that far; closing twice is no error.
+    let closed = bucket.close().map_err(OpError::from);
+    ended.and(closed)
+}
+
+/// Read-only without the keyring: names and attributes, unverified (SEMANTICS 15).
+fn serve_unverified(plan: &Plan, live: impl FnOnce() -> Result<(), OpError>) -> Result<(), OpError> {
+    let store = plan.place.store_dir()?;
+    if let Some(holder) = Bucket::who_has(store, &plan.bucket) {
+        return Err(in_use(&plan.bucket, &holder));
+    }
+    print::note("the keyring is not there: names and attributes can be read, unverified; content cannot");
+    let socket = control::socket_dir().and_then(|dir| control::bind(&dir));
+    let socket = socket.map_err(|e| OpError::io("make the control socket", &e))?;
+    let open = OpenOptions {
+        read_only: true,
+        mountpoint: Some(plan.mountpoint.clone()),
+        socket: Some(socket.path().to_owned()),
+        ..OpenOptions::default()
+    };
+    let signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(|e| OpError::io("watch for signals", &e))?;
+    let bucket = Bucket::open_unverified(store, &plan.bucket, &open)?;
+    let ended = mounted(plan, store, &bucket, socket, signals, live);
     let closed = bucket.close().map_err(OpError::from);
     ended.and(closed)
 }
 
 fn mounted(
     plan: &Plan,
-    store: &OpenStore,
+    store: &Path,
     bucket: &Arc<Bucket>,
     socket: control::Bound,
     signals: Signals,
@@ -186,14 +211,14 @@ fn mounted(
 
 fn start_server(
     plan: &Plan,
-    store: &OpenStore,
+    store: &Path,
     bucket: &Arc<Bucket>,
     socket: control::Bound,
 ) -> Result<Server, OpError> {
     let identity = MountIdentity {
         pid: std::process::id(),
         bucket: plan.bucket.to_string(),
-        store: store.path.clone(),
+        store: store.to_owned(),
         mountpoint: plan.mountpoint.clone(),
         socket: PathBuf::new(),
     };

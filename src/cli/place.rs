@@ -66,11 +66,16 @@ impl Place {
             return Ok(&self.store);
         }
         Err(OpError::new(ErrorCode::NotFound, format!("there is no store in {}", self.store.display()))
-            .hint("make the first bucket: ssefs bucket create NAME (or name another store with --store)"))
+            .hint("make the first bucket: ssefs mount NAME DIR --create, or ssefs bucket create NAME (or name another store with --store)"))
     }
 
     fn has_store(&self) -> bool {
         ["store.id", "buckets"].iter().any(|name| self.store.join(name).symlink_metadata().is_ok())
+    }
+
+    /// Whether there is a keyring; without it a bucket can only be looked at.
+    pub fn has_keyring(&self) -> bool {
+        self.config.join("keyring.db").symlink_metadata().is_ok()
     }
 
     fn root_source(&self) -> RootSource {

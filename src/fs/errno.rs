@@ -6,7 +6,7 @@
 //! | EINVAL | a malformed or impossible rule (rows 48, 51, 55, 56, 59, 60), an unknown `user.sse.` name, bad arguments |
 //! | ENODATA | no such attribute; no rule or request is set here (row 58) |
 //! | EACCES | the caller may not change the rule (row 46) |
-//! | EPERM | an attribute that is only read |
+//! | EPERM | a hard link to a directory |
 //! | ENOKEY | the root key, the keyring's entry for this bucket, or a customer key is not there |
 //! | EKEYREVOKED | the master key is disabled, pending deletion or destroyed |
 //! | EKEYREJECTED | a key that is not the one needed |
@@ -69,7 +69,8 @@ impl FsError {
         match self {
             FsError::Bucket(e) => errno(e),
             FsError::UnknownAttribute { .. } | FsError::Invalid(_) => libc::EINVAL,
-            FsError::ReadOnlyAttribute(_) | FsError::NotPermitted(_) => libc::EPERM,
+            FsError::ReadOnlyAttribute(_) => libc::EINVAL,
+            FsError::NotPermitted(_) => libc::EPERM,
             FsError::CustomerKey | FsError::Unsupported(_) => libc::EOPNOTSUPP,
             FsError::AttributeExists => libc::EEXIST,
             FsError::NoSuchOffset => libc::ENXIO,

@@ -36,7 +36,12 @@ pub fn nanoseconds(t: TimeOrNow) -> i64 {
     };
     match t.duration_since(UNIX_EPOCH) {
         Ok(d) => i64::try_from(d.as_nanos()).unwrap_or(i64::MAX),
-        Err(e) => i64::try_from(e.duration().as_nanos()).map_or(i64::MIN, |n| -n),
+        // fuser 0.18 reads the kernel's (seconds, nanoseconds) before 1970 as -(seconds + nanoseconds), where the
+        // nanoseconds count forward: so they are put right here.
+        Err(e) => {
+            let d = e.duration();
+            i64::try_from(d.as_secs()).ok().and_then(|s| s.checked_mul(-1_000_000_000)).map_or(i64::MIN, |s| s + i64::from(d.subsec_nanos()))
+        }
     }
 }
 
@@ -67,9 +72,12 @@ mod tests {
 
     #[test]
     fn times_go_there_and_back_to_the_nanosecond_and_far_ones_stop_at_the_end() {
-        for ns in [0, 1, -1, 1_700_000_000_123_456_789, -1_000_000_001, i64::MAX, -i64::MAX] {
+        for ns in [0, 1, 1_700_000_000_123_456_789, -1_000_000_000, i64::MAX] {
             assert_eq!(nanoseconds(TimeOrNow::SpecificTime(time(ns))), ns);
         }
+        // What fuser makes of the kernel's (-2 s, 300 ns), which is 299,999,700 ns after -2 s ... as -(2 s + 300 ns).
+        let from_kernel = UNIX_EPOCH - Duration::new(2, 300);
+        assert_eq!(nanoseconds(TimeOrNow::SpecificTime(from_kernel)), -2_000_000_000 + 300);
         let far = UNIX_EPOCH + Duration::from_secs(1 << 40);
         assert_eq!(nanoseconds(TimeOrNow::SpecificTime(far)), i64::MAX);
         let far = UNIX_EPOCH - Duration::from_secs(1 << 40);

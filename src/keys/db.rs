@@ -86,7 +86,7 @@ fn connect(path: &Path, named: &Path) -> Result<Connection, KeyError> {
     let db = Connection::open_with_flags(path, flags).map_err(sql)?;
     db.busy_timeout(BUSY_TIMEOUT).map_err(sql)?;
     db.execute_batch(
-        "PRAGMA trusted_schema=OFF; PRAGMA journal_mode=DELETE; PRAGMA synchronous=FULL; PRAGMA secure_delete=ON;
+        "PRAGMA trusted_schema=OFF; PRAGMA journal_mode=DELETE; PRAGMA synchronous=EXTRA; PRAGMA secure_delete=ON;
          PRAGMA temp_store=MEMORY;",
     )
     .map_err(sql)?;

@@ -139,6 +139,11 @@ impl Log {
         self.inner.lengths.lock().clone()
     }
 
+    /// Bytes at most that are handed out and not on disk yet.
+    pub fn unwritten_bytes(&self) -> u64 {
+        self.inner.readable.read().len() as u64 * (BUFFER_BYTES + SLOT_BYTES_MAX) as u64
+    }
+
     /// Segments below `id` are closed and their lengths known to the catalog.
     pub fn forget_lengths(&self, id: u32) {
         self.inner.lengths.lock().retain(|k, _| *k >= id);

@@ -105,7 +105,8 @@ fn a_mount_left_dead_by_a_crash_is_replaced() {
     fs::write(m.at("f"), "synced").unwrap();
     fs::File::open(m.at("f")).unwrap().sync_all().unwrap();
     m.kill9_leaving_the_mount();
-    assert_eq!(crate::mount::errno(fs::read(m.at("f"))), libc::ENOTCONN);
+    // Which of the two depends on what the kernel still remembers of the file.
+    assert!([libc::ENOTCONN, libc::ECONNABORTED].contains(&crate::mount::errno(fs::read(m.at("f")))));
     m.mount();
     assert_eq!(fs::read(m.at("f")).unwrap(), b"synced");
     m.kill9_leaving_the_mount();
