@@ -16,3 +16,13 @@ pub mod log;
 pub mod seal;
 
 pub mod bucket;
+
+pub mod fs;
+
+pub mod fuse;
+
+pub mod ops;
+
+pub mod control;
+
+pub mod cli;

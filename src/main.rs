@@ -1,1 +1,7 @@
-fn main(){}
+//! The program `ssefs`; everything it does is in the library.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    ssefs::cli::main(std::env::args_os())
+}

@@ -1,0 +1,378 @@
+//! What a file system adds to a bucket: handles, set-id rules, directory listings, extended attributes, errnos. It knows
+//! nothing of FUSE, so that all of it can be tested without a mount; and nothing here decides an encryption.
+
+mod dirs;
+mod errno;
+mod handles;
+mod last_error;
+mod sse;
+mod xattr;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+
+pub use dirs::OpenDir;
+pub use errno::{FsError, errno};
+pub use handles::{OpenFile, OpenFiles, Table};
+pub use xattr::is_slow;
+
+use crate::bucket::{Attr, Bucket, BucketError, Dirent, NewInode, SetAttr};
+use crate::catalog::FLAG_XATTR;
+
+/// Most links an inode has, as on XFS.
+const LINKS_MAX: u32 = i32::MAX as u32;
+
+/// Who calls.
+#[derive(Debug, Clone, Copy)]
+pub struct Caller {
+    pub uid: u32,
+    pub gid: u32,
+}
+
+/// What setattr was asked to change. Times in nanoseconds since 1970.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Change {
+    pub mode: Option<u32>,
+    pub uid: Option<u32>,
+    pub gid: Option<u32>,
+    pub size: Option<u64>,
+    pub atime: Option<i64>,
+    pub mtime: Option<i64>,
+}
+
+/// Where a write goes.
+#[derive(Debug, Clone, Copy)]
+pub struct WriteAs {
+    /// At the end of the file, wherever that is by then.
+    pub append: bool,
+    /// The writer may not keep set-id bits.
+    pub kill_set_id: bool,
+}
+
+/// One bucket as a file system.
+pub struct Fs {
+    pub bucket: Arc<Bucket>,
+    pub files: OpenFiles,
+    pub dirs: Table<OpenDir>,
+    list_sse: bool,
+    last_errors: last_error::LastErrors,
+    rule_edits: Mutex<()>,
+    /// Grows with every file capability set: handles that have looked for one since need not look again.
+    capabilities: AtomicU64,
+}
+
+/// The mode after somebody without privilege has changed the content or the owner (chown(2), write(2)): no set-user-ID, and
+/// no set-group-ID where the group may execute.
+pub fn without_set_id(mode: u32) -> u32 {
+    if mode & libc::S_IFMT == libc::S_IFDIR {
+        return mode;
+    }
+    let mode = mode & !libc::S_ISUID;
+    if mode & libc::S_IXGRP != 0 { mode & !libc::S_ISGID } else { mode }
+}
+
+/// Group and mode of a new inode: what is made in a set-group-ID directory belongs to its group, and directories pass the
+/// bit on (inode(7)).
+fn inherited(parent: &Attr, mode: u32, caller: Caller) -> (u32, u32) {
+    if parent.mode & libc::S_ISGID == 0 {
+        return (caller.gid, mode);
+    }
+    let is_dir = mode & libc::S_IFMT == libc::S_IFDIR;
+    (parent.gid, if is_dir { mode | libc::S_ISGID } else { mode })
+}
+
+/// The flags of renameat2(2) that a bucket can do.
+fn rename_flags(flags: u32) -> Result<u32, FsError> {
+    match flags {
+        0 | libc::RENAME_NOREPLACE | libc::RENAME_EXCHANGE => Ok(flags),
+        _ => Err(FsError::Invalid("flags of renameat2")),
+    }
+}
+
+impl Fs {
+    pub fn new(bucket: Arc<Bucket>, list_sse: bool) -> Fs {
+        Fs {
+            bucket,
+            files: OpenFiles::default(),
+            dirs: Table::default(),
+            list_sse,
+            last_errors: last_error::LastErrors::default(),
+            rule_edits: Mutex::new(()),
+            capabilities: AtomicU64::new(1),
+        }
+    }
+
+    /// The errno of an error, after its words were kept for the caller and what concerns the operator was logged.
+    pub fn refused(&self, uid: u32, e: &FsError) -> i32 {
+        if e.needs_words() {
+            self.last_errors.set(uid, e.words());
+        }
+        match e {
+            FsError::Bucket(BucketError::Damaged { .. } | BucketError::Altered { .. } | BucketError::Failed(_)) => {
+                log::error!("{e}");
+            }
+            FsError::Bucket(
+                BucketError::Io { .. } | BucketError::Log(_) | BucketError::Catalog(_) | BucketError::Crypto(_),
+            ) => log::warn!("{e}"),
+            _ => {}
+        }
+        e.errno()
+    }
+
+    fn capability_was_set(&self) {
+        self.capabilities.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Clear a file capability, as the kernel leaves to us on write, truncate and chown.
+    fn drop_capability(&self, a: &Attr) -> Result<(), FsError> {
+        if a.flags & FLAG_XATTR == 0 {
+            return Ok(());
+        }
+        match self.bucket.remove_xattr(a.ino, xattr::CAPABILITY) {
+            Ok(()) | Err(BucketError::NoAttribute) => Ok(()),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Take set-id bits off; true when there were any.
+    fn drop_set_id(&self, a: &Attr) -> Result<bool, FsError> {
+        let mode = without_set_id(a.mode);
+        if mode == a.mode {
+            return Ok(false);
+        }
+        self.bucket.set_attr(a.ino, &SetAttr { mode: Some(mode), ..SetAttr::default() })?;
+        Ok(true)
+    }
+
+    /// Change attributes. Whoever is not root loses set-id bits by changing the size; everybody by changing the owner.
+    ///
+    /// # Errors
+    /// Those of the bucket.
+    pub fn set_attr(&self, caller: Caller, ino: u64, c: &Change) -> Result<Attr, FsError> {
+        let mut a = self.bucket.attr(ino)?;
+        if let Some(size) = c.size {
+            a = self.bucket.truncate(ino, size)?;
+            self.drop_capability(&a)?;
+            if caller.uid != 0 && self.drop_set_id(&a)? {
+                a = self.bucket.attr(ino)?;
+            }
+        }
+        let others = c.mode.is_some() || c.atime.is_some() || c.mtime.is_some();
+        let owner = c.uid.is_some() || c.gid.is_some();
+        // The kernel passes on a chown(2) that names neither owner nor group as a change of nothing.
+        let chown = owner || (!others && c.size.is_none());
+        if !chown && !others {
+            return Ok(a);
+        }
+        let mut mode = c.mode.map(|m| (a.mode & libc::S_IFMT) | (m & 0o7777));
+        if chown && mode.is_none() && without_set_id(a.mode) != a.mode {
+            mode = Some(without_set_id(a.mode));
+        }
+        if owner {
+            self.drop_capability(&a)?;
+        }
+        let set = SetAttr { mode, uid: c.uid, gid: c.gid, atime: c.atime, mtime: c.mtime };
+        Ok(self.bucket.set_attr(ino, &set)?)
+    }
+
+    /// Make a file, directory, symlink or node. `mode` has the type bits and the umask applied.
+    ///
+    /// # Errors
+    /// EEXIST, EMLINK and those of the bucket.
+    pub fn make(
+        &self, caller: Caller, parent: u64, name: &[u8], mode: u32, rdev: u32, target: Option<&[u8]>,
+    ) -> Result<Attr, FsError> {
+        let p = self.bucket.attr(parent)?;
+        if mode & libc::S_IFMT == libc::S_IFDIR && p.nlink >= LINKS_MAX {
+            return Err(BucketError::TooManyLinks.into());
+        }
+        let (gid, mode) = inherited(&p, mode, caller);
+        Ok(self.bucket.make(parent, name, &NewInode { mode, uid: caller.uid, gid, rdev, target })?)
+    }
+
+    /// # Errors
+    /// EPERM for a directory, EMLINK, EEXIST and those of the bucket.
+    pub fn link(&self, ino: u64, parent: u64, name: &[u8]) -> Result<Attr, FsError> {
+        let a = self.bucket.attr(ino)?;
+        if a.mode & libc::S_IFMT == libc::S_IFDIR {
+            return Err(FsError::NotPermitted("hard links to directories"));
+        }
+        if a.nlink >= LINKS_MAX {
+            return Err(BucketError::TooManyLinks.into());
+        }
+        Ok(self.bucket.link(ino, parent, name)?)
+    }
+
+    /// # Errors
+    /// EINVAL for flags other than RENAME_NOREPLACE or RENAME_EXCHANGE alone.
+    pub fn rename(&self, from: (u64, &[u8]), to: (u64, &[u8]), flags: u32) -> Result<(), FsError> {
+        let flags = rename_flags(flags)?;
+        Ok(self.bucket.rename(from.0, from.1, to.0, to.1, flags)?)
+    }
+
+    /// Open a file; `flags` are those of open(2). The answer is the handle and whether set-id bits were taken off.
+    ///
+    /// # Errors
+    /// Those of the bucket; nothing is open then.
+    pub fn open(&self, caller: Caller, ino: u64, flags: i32, direct: bool) -> Result<(u64, bool), FsError> {
+        self.bucket.opened(ino)?;
+        let mut killed = false;
+        if flags & libc::O_TRUNC != 0 {
+            let emptied = self.bucket.truncate(ino, 0).map_err(FsError::from).and_then(|a| {
+                self.drop_capability(&a)?;
+                if caller.uid == 0 { Ok(false) } else { self.drop_set_id(&a) }
+            });
+            killed = emptied.inspect_err(|_| self.bucket.closed(ino))?;
+        }
+        Ok((self.files.open(ino, direct), killed))
+    }
+
+    pub fn close(&self, handle: u64) {
+        if let Some(f) = self.files.close(handle) {
+            self.bucket.closed(f.ino);
+        }
+    }
+
+    /// Write; true when set-id bits were taken off.
+    ///
+    /// # Errors
+    /// Those of the bucket.
+    pub fn write(&self, file: &OpenFile, offset: u64, data: &[u8], w: WriteAs) -> Result<bool, FsError> {
+        self.bucket.write(file.ino, if w.append { None } else { Some(offset) }, data)?;
+        let now = self.capabilities.load(Ordering::Acquire);
+        let look = file.caps_cleared.load(Ordering::Acquire) != now;
+        if !look && !w.kill_set_id {
+            return Ok(false);
+        }
+        let a = self.bucket.attr(file.ino)?;
+        if look {
+            self.drop_capability(&a)?;
+            file.caps_cleared.store(now, Ordering::Release);
+        }
+        if w.kill_set_id { self.drop_set_id(&a) } else { Ok(false) }
+    }
+
+    /// What close(2) reports: whether writing back has failed since the file was opened (row 63).
+    ///
+    /// # Errors
+    /// That failure.
+    pub fn flush(&self, handle: u64) -> Result<(), FsError> {
+        let file = self.files.get(handle)?;
+        self.files.check(&file)?;
+        Ok(self.bucket.health()?)
+    }
+
+    /// Make everything so far durable, then call `done`, perhaps on another thread. A handle hears of failures since its
+    /// opening, one without (a directory's) only of this one.
+    pub fn sync(self: &Arc<Self>, handle: Option<u64>, done: Box<dyn FnOnce(Result<(), FsError>) + Send>) {
+        let file = match handle.map(|h| self.files.get(h)).transpose() {
+            Ok(f) => f,
+            Err(e) => return done(Err(e)),
+        };
+        let fs = Arc::clone(self);
+        self.bucket.sync(Box::new(move |result| {
+            if let Err(e) = &result {
+                fs.files.note_failure(errno(e));
+            }
+            let result = result.map_err(FsError::from);
+            done(result.and_then(|()| file.map_or(Ok(()), |f| fs.files.check(&f))));
+        }));
+    }
+
+    /// fallocate(2). `mode` may be 0, KEEP_SIZE, PUNCH_HOLE with KEEP_SIZE, ZERO_RANGE with or without KEEP_SIZE.
+    ///
+    /// # Errors
+    /// EOPNOTSUPP for other modes.
+    pub fn allocate(&self, ino: u64, offset: u64, len: u64, mode: i32) -> Result<(), FsError> {
+        const KEEP: i32 = libc::FALLOC_FL_KEEP_SIZE;
+        const PUNCH: i32 = libc::FALLOC_FL_PUNCH_HOLE | KEEP;
+        const ZERO: i32 = libc::FALLOC_FL_ZERO_RANGE;
+        const ZERO_KEEP: i32 = ZERO | KEEP;
+        match mode {
+            0 | KEEP => self.bucket.allocate(ino, offset, len, mode == KEEP)?,
+            PUNCH => self.bucket.punch(ino, offset, len)?,
+            ZERO | ZERO_KEEP => self.bucket.zero(ino, offset, len, mode == ZERO_KEEP)?,
+            _ => return Err(FsError::Unsupported("this mode of fallocate")),
+        }
+        Ok(())
+    }
+
+    /// lseek(2) with SEEK_DATA or SEEK_HOLE.
+    ///
+    /// # Errors
+    /// ENXIO behind the end of the file, EINVAL for another `whence`.
+    pub fn seek(&self, ino: u64, offset: i64, whence: i32) -> Result<i64, FsError> {
+        let data = match whence {
+            libc::SEEK_DATA => true,
+            libc::SEEK_HOLE => false,
+            _ => return Err(FsError::Invalid("whence of lseek")),
+        };
+        let offset = u64::try_from(offset).map_err(|_| FsError::NoSuchOffset)?;
+        let found = self.bucket.seek(ino, offset, data)?.ok_or(FsError::NoSuchOffset)?;
+        i64::try_from(found).map_err(|_| FsError::Bucket(BucketError::TooBig))
+    }
+
+    /// # Errors
+    /// ENOTDIR and those of the bucket.
+    pub fn open_dir(&self, ino: u64) -> Result<u64, FsError> {
+        let a = self.bucket.attr(ino)?;
+        if a.mode & libc::S_IFMT != libc::S_IFDIR {
+            return Err(BucketError::NotDirectory.into());
+        }
+        self.bucket.opened(ino)?;
+        let parent = if a.parent == 0 { ino } else { a.parent };
+        Ok(self.dirs.insert(OpenDir::new(ino, parent)))
+    }
+
+    pub fn close_dir(&self, handle: u64) {
+        if let Some(d) = self.dirs.remove(handle) {
+            self.bucket.closed(d.ino);
+        }
+    }
+
+    /// Entries of an open directory behind `cookie`, see [`OpenDir::read`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn read_dir(
+        &self, handle: u64, cookie: u64, take: &mut dyn FnMut(u64, &Dirent) -> Result<bool, FsError>,
+    ) -> Result<(), FsError> {
+        let dir = self.dirs.get(handle)?;
+        dir.read(cookie, &|after, most| self.bucket.entries(dir.ino, after, most), take)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn r61_set_id_bits_go_where_linux_takes_them_and_stay_on_directories() {
+        assert_eq!(without_set_id(libc::S_IFREG | 0o6755), libc::S_IFREG | 0o755);
+        assert_eq!(without_set_id(libc::S_IFREG | 0o2745), libc::S_IFREG | 0o2745);
+        assert_eq!(without_set_id(libc::S_IFDIR | 0o6755), libc::S_IFDIR | 0o6755);
+    }
+
+    #[test]
+    fn r61_a_set_group_id_directory_gives_its_group_and_only_directories_the_bit() {
+        let caller = Caller { uid: 7, gid: 8 };
+        let plain = Attr { mode: libc::S_IFDIR | 0o755, gid: 9, ..Attr::default() };
+        let set = Attr { mode: libc::S_IFDIR | 0o2755, ..plain };
+        let (file, dir) = (libc::S_IFREG | 0o644, libc::S_IFDIR | 0o755);
+        assert_eq!(inherited(&plain, dir, caller), (8, dir));
+        assert_eq!(inherited(&set, file, caller), (9, file));
+        assert_eq!(inherited(&set, dir, caller), (9, dir | libc::S_ISGID));
+    }
+
+    #[test]
+    fn r61_renameat2_takes_one_flag_at_a_time() {
+        for good in [0, libc::RENAME_NOREPLACE, libc::RENAME_EXCHANGE] {
+            assert_eq!(rename_flags(good).unwrap(), good);
+        }
+        for bad in [libc::RENAME_NOREPLACE | libc::RENAME_EXCHANGE, libc::RENAME_WHITEOUT, 64] {
+            assert_eq!(rename_flags(bad).unwrap_err().errno(), libc::EINVAL);
+        }
+    }
+}

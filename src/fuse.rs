@@ -1,0 +1,512 @@
+//! The thin adapter between the kernel (crate fuser) and [`Fs`]: it takes requests apart, answers them, and keeps the
+//! kernel's caches right. Nothing is decided here that a test without a mount would want to see.
+
+mod convert;
+mod mount;
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime};
+
+use fuser::{
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
+    KernelConfig, LockOwner, Notifier, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite,
+    ReplyXattr, Request, TimeOrNow, WriteFlags,
+};
+
+pub use mount::{MountOptions, Mounted, Unmounter, mount};
+
+use crate::bucket::{Attr, BucketError};
+use crate::fs::{Caller, Change, Fs, FsError, WriteAs, is_slow};
+use convert::{file_attr, file_type, nanoseconds};
+
+/// Names and attributes change only through this mount, so the kernel may keep them.
+const KEEP: Duration = Duration::from_secs(3600);
+const NEVER_REUSED: Generation = Generation(0);
+/// Largest write request, in bytes.
+const WRITE_BYTES_MAX: u32 = 1 << 20;
+/// Read-ahead asked of the kernel, in bytes; it gives what its own limit allows.
+const READAHEAD_BYTES: u32 = 4 << 20;
+/// Most one copy_file_range request copies, in bytes: callers go on where it stopped.
+const COPY_BYTES_MAX: u64 = 256 << 20;
+/// Copies up to this many bytes are made where they arrive.
+const COPY_INLINE_BYTES_MAX: u64 = 1 << 20;
+/// Most slow requests on threads of their own; more of them take an event thread's time.
+const SLOW_MAX: usize = 64;
+
+/// Wanted where the kernel has it. Never FUSE_WRITEBACK_CACHE: it would own size and times.
+const WANTED: [InitFlags; 9] = [
+    InitFlags::FUSE_ASYNC_DIO,
+    InitFlags::FUSE_PARALLEL_DIROPS,
+    InitFlags::FUSE_DO_READDIRPLUS,
+    InitFlags::FUSE_READDIRPLUS_AUTO,
+    InitFlags::FUSE_ATOMIC_O_TRUNC,
+    InitFlags::FUSE_HANDLE_KILLPRIV_V2,
+    InitFlags::FUSE_CACHE_SYMLINKS,
+    InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
+    InitFlags::FUSE_EXPLICIT_INVAL_DATA,
+];
+
+struct Adapter {
+    fs: Arc<Fs>,
+    notifier: Arc<OnceLock<Notifier>>,
+    slow: Arc<AtomicUsize>,
+}
+
+/// Run a handler. If it panics, its reply is dropped on the way, which fuser answers with EIO; the session goes on.
+fn guard(what: &'static str, handler: impl FnOnce()) {
+    if catch_unwind(AssertUnwindSafe(handler)).is_err() {
+        log::error!("{what}: panicked; the request was answered with EIO. Please report this");
+    }
+}
+
+fn caller(req: &Request) -> Caller {
+    Caller { uid: req.uid(), gid: req.gid() }
+}
+
+/// How a file is to be opened: the answer to the kernel, and whether it then keeps no pages.
+fn open_flags(flags: i32) -> (FopenFlags, bool) {
+    let direct = flags & libc::O_DIRECT != 0;
+    match OpenFlags(flags).acc_mode() {
+        // What is only written is not worth keeping: write-behind is ours.
+        OpenAccMode::O_WRONLY => (FopenFlags::FOPEN_DIRECT_IO, true),
+        OpenAccMode::O_RDONLY if direct => (FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_NOFLUSH, true),
+        OpenAccMode::O_RDONLY => (FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH, false),
+        OpenAccMode::O_RDWR if direct => (FopenFlags::FOPEN_DIRECT_IO, true),
+        OpenAccMode::O_RDWR => (FopenFlags::FOPEN_KEEP_CACHE, false),
+    }
+}
+
+impl Adapter {
+    fn errno(&self, uid: u32, e: &FsError) -> Errno {
+        Errno::from_i32(self.fs.refused(uid, e))
+    }
+
+    /// Run a request that may take long on a thread of its own, so that event threads stay free for others.
+    fn slowly(&self, what: &'static str, job: impl FnOnce() + Send + 'static) {
+        if self.slow.fetch_add(1, Ordering::AcqRel) >= SLOW_MAX {
+            self.slow.fetch_sub(1, Ordering::AcqRel);
+            return guard(what, job);
+        }
+        let count = Arc::clone(&self.slow);
+        let spawned = std::thread::Builder::new().name("ssefs-slow".into()).spawn(move || {
+            guard(what, job);
+            count.fetch_sub(1, Ordering::AcqRel);
+        });
+        // The job and its reply are gone then, which fuser has answered with EIO.
+        if let Err(e) = spawned {
+            self.slow.fetch_sub(1, Ordering::AcqRel);
+            log::error!("{what}: no thread to be had: {e}");
+        }
+    }
+
+    /// The kernel shows set-id bits from its cache until told. Only attributes are dropped, which waits for no page.
+    fn mode_changed(&self, ino: u64) {
+        if let Some(Err(e)) = self.notifier.get().map(|n| n.inval_inode(INodeNo(ino), -1, 0)) {
+            log::debug!("inode {ino}: the kernel did not forget its attributes: {e}");
+        }
+    }
+
+    /// Answer with an entry, which the kernel holds from then on.
+    fn enter(&self, uid: u32, made: Result<Attr, FsError>, reply: ReplyEntry) {
+        match made {
+            Ok(a) => {
+                self.fs.bucket.remember(a.ino, 1);
+                reply.entry(&KEEP, &file_attr(&a), NEVER_REUSED);
+            }
+            Err(e) => reply.error(self.errno(uid, &e)),
+        }
+    }
+
+    fn empty(&self, uid: u32, done: Result<(), FsError>, reply: ReplyEmpty) {
+        match done {
+            Ok(()) => reply.ok(),
+            Err(e) => reply.error(self.errno(uid, &e)),
+        }
+    }
+
+    fn sync(&self, uid: u32, handle: Option<u64>, reply: ReplyEmpty) {
+        let fs = Arc::clone(&self.fs);
+        let done = move |result: Result<(), FsError>| match result {
+            Ok(()) => reply.ok(),
+            Err(e) => reply.error(Errno::from_i32(fs.refused(uid, &e))),
+        };
+        self.fs.sync(handle, Box::new(done));
+    }
+
+    fn bytes(&self, uid: u32, value: Result<Vec<u8>, FsError>, size: u32, reply: ReplyXattr) {
+        match value {
+            Ok(v) if size == 0 => reply.size(v.len() as u32),
+            Ok(v) if v.len() > size as usize => reply.error(Errno::ERANGE),
+            Ok(v) => reply.data(&v),
+            Err(e) => reply.error(self.errno(uid, &e)),
+        }
+    }
+}
+
+impl Filesystem for Adapter {
+    fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        for flag in WANTED {
+            if config.add_capabilities(flag).is_err() {
+                log::debug!("the kernel does not offer {flag:?}");
+            }
+        }
+        // Each of these refuses by naming the nearest value that it takes.
+        if let Err(nearest) = config.set_max_write(WRITE_BYTES_MAX) {
+            let _ = config.set_max_write(nearest);
+        }
+        if let Err(nearest) = config.set_max_readahead(READAHEAD_BYTES) {
+            let _ = config.set_max_readahead(nearest);
+        }
+        let _ = config.set_max_background(64);
+        Ok(())
+    }
+
+    fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        guard("lookup", || match self.fs.bucket.lookup(parent.0, name.as_bytes()) {
+            // Inode 0 is an entry that says there is none, and that the kernel may keep.
+            Err(BucketError::NotFound(_)) => {
+                reply.entry_with_ttls(&Duration::ZERO, &KEEP, &file_attr(&Attr::default()), NEVER_REUSED);
+            }
+            found => self.enter(req.uid(), found.map_err(FsError::from), reply),
+        });
+    }
+
+    fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
+        guard("forget", || self.fs.bucket.forget(ino.0, nlookup));
+    }
+
+    fn getattr(&self, req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        guard("getattr", || match self.fs.bucket.attr(ino.0) {
+            Ok(a) => reply.attr(&KEEP, &file_attr(&a)),
+            Err(e) => reply.error(self.errno(req.uid(), &e.into())),
+        });
+    }
+
+    fn setattr(
+        &self, req: &Request, ino: INodeNo, mode: Option<u32>, uid: Option<u32>, gid: Option<u32>, size: Option<u64>,
+        atime: Option<TimeOrNow>, mtime: Option<TimeOrNow>, _ctime: Option<SystemTime>, _fh: Option<FileHandle>,
+        _crtime: Option<SystemTime>, _chgtime: Option<SystemTime>, _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>, reply: ReplyAttr,
+    ) {
+        let (caller, atime, mtime) = (caller(req), atime.map(nanoseconds), mtime.map(nanoseconds));
+        let change = Change { mode, uid, gid, size, atime, mtime };
+        guard("setattr", || match self.fs.set_attr(caller, ino.0, &change) {
+            Ok(a) => reply.attr(&KEEP, &file_attr(&a)),
+            Err(e) => reply.error(self.errno(caller.uid, &e)),
+        });
+    }
+
+    fn readlink(&self, req: &Request, ino: INodeNo, reply: ReplyData) {
+        guard("readlink", || match self.fs.bucket.readlink(ino.0) {
+            Ok(target) => reply.data(&target),
+            Err(e) => reply.error(self.errno(req.uid(), &e.into())),
+        });
+    }
+
+    fn mknod(
+        &self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, _umask: u32, rdev: u32, reply: ReplyEntry,
+    ) {
+        guard("mknod", || {
+            let mode = if mode & libc::S_IFMT == 0 { mode | libc::S_IFREG } else { mode };
+            self.enter(req.uid(), self.fs.make(caller(req), parent.0, name.as_bytes(), mode, rdev, None), reply);
+        });
+    }
+
+    fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, _umask: u32, reply: ReplyEntry) {
+        guard("mkdir", || {
+            let mode = mode & 0o7777 | libc::S_IFDIR;
+            self.enter(req.uid(), self.fs.make(caller(req), parent.0, name.as_bytes(), mode, 0, None), reply);
+        });
+    }
+
+    fn symlink(&self, req: &Request, parent: INodeNo, link_name: &OsStr, target: &Path, reply: ReplyEntry) {
+        guard("symlink", || {
+            let target = Some(target.as_os_str().as_bytes());
+            let mode = libc::S_IFLNK | 0o777;
+            self.enter(req.uid(), self.fs.make(caller(req), parent.0, link_name.as_bytes(), mode, 0, target), reply);
+        });
+    }
+
+    fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        guard("unlink", || {
+            self.empty(req.uid(), self.fs.bucket.unlink(parent.0, name.as_bytes()).map_err(FsError::from), reply);
+        });
+    }
+
+    fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        guard("rmdir", || {
+            self.empty(req.uid(), self.fs.bucket.rmdir(parent.0, name.as_bytes()).map_err(FsError::from), reply);
+        });
+    }
+
+    fn rename(
+        &self, req: &Request, parent: INodeNo, name: &OsStr, newparent: INodeNo, newname: &OsStr, flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        guard("rename", || {
+            let (from, to) = ((parent.0, name.as_bytes()), (newparent.0, newname.as_bytes()));
+            self.empty(req.uid(), self.fs.rename(from, to, flags.bits()), reply);
+        });
+    }
+
+    fn link(&self, req: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
+        guard("link", || self.enter(req.uid(), self.fs.link(ino.0, newparent.0, newname.as_bytes()), reply));
+    }
+
+    fn create(
+        &self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, _umask: u32, flags: i32, reply: ReplyCreate,
+    ) {
+        guard("create", || {
+            let caller = caller(req);
+            let (answer, direct) = open_flags(flags);
+            let mode = mode & 0o7777 | libc::S_IFREG;
+            let opened = self.fs.make(caller, parent.0, name.as_bytes(), mode, 0, None).and_then(|a| {
+                // It is new, so there is nothing to empty.
+                let (handle, _) = self.fs.open(caller, a.ino, flags & !libc::O_TRUNC, direct)?;
+                Ok((a, handle))
+            });
+            match opened {
+                Ok((a, handle)) => {
+                    self.fs.bucket.remember(a.ino, 1);
+                    reply.created(&KEEP, &file_attr(&a), NEVER_REUSED, FileHandle(handle), answer);
+                }
+                Err(e) => reply.error(self.errno(caller.uid, &e)),
+            }
+        });
+    }
+
+    fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        guard("open", || {
+            let (answer, direct) = open_flags(flags.0);
+            match self.fs.open(caller(req), ino.0, flags.0, direct) {
+                Ok((handle, killed)) => {
+                    if killed {
+                        self.mode_changed(ino.0);
+                    }
+                    reply.opened(FileHandle(handle), answer);
+                }
+                Err(e) => reply.error(self.errno(req.uid(), &e)),
+            }
+        });
+    }
+
+    fn read(
+        &self, req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, size: u32, _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>, reply: ReplyData,
+    ) {
+        guard("read", || match self.fs.bucket.read(ino.0, offset, size as usize) {
+            Ok(data) => reply.data(&data),
+            Err(e) => reply.error(self.errno(req.uid(), &e.into())),
+        });
+    }
+
+    fn write(
+        &self, req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, data: &[u8], write_flags: WriteFlags,
+        flags: OpenFlags, _lock_owner: Option<LockOwner>, reply: ReplyWrite,
+    ) {
+        guard("write", || {
+            let uid = req.uid();
+            // Pages of a mapping: handle and flags are the kernel's guess, the place is right.
+            let paged = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
+            let w = WriteAs {
+                append: flags.0 & libc::O_APPEND != 0 && !paged,
+                kill_set_id: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
+            };
+            let len = data.len() as u32;
+            let written = self.fs.files.get(fh.0).and_then(|f| Ok((self.fs.write(&f, offset, data, w)?, f)));
+            match written {
+                Ok((killed, file)) => {
+                    if killed {
+                        self.mode_changed(ino.0);
+                    }
+                    // The kernel syncs for O_SYNC and O_DSYNC itself, except where it keeps no pages.
+                    if file.direct && !paged && flags.0 & libc::O_DSYNC != 0 {
+                        let fs = Arc::clone(&self.fs);
+                        let done = move |result: Result<(), FsError>| match result {
+                            Ok(()) => reply.written(len),
+                            Err(e) => reply.error(Errno::from_i32(fs.refused(uid, &e))),
+                        };
+                        return self.fs.sync(Some(fh.0), Box::new(done));
+                    }
+                    reply.written(len);
+                }
+                Err(e) => reply.error(self.errno(uid, &e)),
+            }
+        });
+    }
+
+    fn flush(&self, req: &Request, _ino: INodeNo, fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
+        guard("flush", || self.empty(req.uid(), self.fs.flush(fh.0), reply));
+    }
+
+    fn release(
+        &self, _req: &Request, _ino: INodeNo, fh: FileHandle, _flags: OpenFlags, _lock_owner: Option<LockOwner>,
+        _flush: bool, reply: ReplyEmpty,
+    ) {
+        guard("release", || {
+            self.fs.close(fh.0);
+            reply.ok();
+        });
+    }
+
+    fn fsync(&self, req: &Request, _ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        guard("fsync", || self.sync(req.uid(), Some(fh.0), reply));
+    }
+
+    fn opendir(&self, req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        guard("opendir", || match self.fs.open_dir(ino.0) {
+            Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::empty()),
+            Err(e) => reply.error(self.errno(req.uid(), &e)),
+        });
+    }
+
+    fn readdir(&self, req: &Request, _ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        guard("readdir", || {
+            let read = self.fs.read_dir(fh.0, offset, &mut |cookie, d| {
+                let kind = file_type(u32::from(d.kind) << 12);
+                Ok(!reply.add(INodeNo(d.ino), cookie, kind, OsStr::from_bytes(&d.name)))
+            });
+            match read {
+                Ok(()) => reply.ok(),
+                Err(e) => reply.error(self.errno(req.uid(), &e)),
+            }
+        });
+    }
+
+    fn readdirplus(&self, req: &Request, _ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
+        guard("readdirplus", || {
+            let bucket = &self.fs.bucket;
+            let read = self.fs.read_dir(fh.0, offset, &mut |cookie, d| {
+                let a = match bucket.attr(d.ino) {
+                    Ok(a) => a,
+                    // Removed since the page was read: it is not there, which is the truth.
+                    Err(BucketError::NotFound(_)) => return Ok(true),
+                    Err(e) => return Err(e.into()),
+                };
+                let name = OsStr::from_bytes(&d.name);
+                let full = reply.add(INodeNo(a.ino), cookie, name, &KEEP, &file_attr(&a), NEVER_REUSED);
+                // The kernel counts a lookup for each entry but these two.
+                if !full && !matches!(d.name.as_slice(), b"." | b"..") {
+                    bucket.remember(a.ino, 1);
+                }
+                Ok(!full)
+            });
+            match read {
+                Ok(()) => reply.ok(),
+                Err(e) => reply.error(self.errno(req.uid(), &e)),
+            }
+        });
+    }
+
+    fn releasedir(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
+        guard("releasedir", || {
+            self.fs.close_dir(fh.0);
+            reply.ok();
+        });
+    }
+
+    fn fsyncdir(&self, req: &Request, _ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        guard("fsyncdir", || self.sync(req.uid(), None, reply));
+    }
+
+    fn statfs(&self, req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+        guard("statfs", || match self.fs.bucket.statfs() {
+            Ok(s) => reply.statfs(s.blocks, s.bfree, s.bavail, s.files, s.ffree, s.bsize, s.namelen, s.bsize),
+            Err(e) => reply.error(self.errno(req.uid(), &e.into())),
+        });
+    }
+
+    fn setxattr(
+        &self, req: &Request, ino: INodeNo, name: &OsStr, value: &[u8], flags: i32, _position: u32, reply: ReplyEmpty,
+    ) {
+        let caller = caller(req);
+        if !is_slow(name.as_bytes()) {
+            return guard("setxattr", || {
+                self.empty(caller.uid, self.fs.set_xattr(caller, ino.0, name.as_bytes(), value, flags), reply);
+            });
+        }
+        let (fs, name, value) = (Arc::clone(&self.fs), name.to_owned(), value.to_vec());
+        self.slowly("setxattr", move || match fs.set_xattr(caller, ino.0, name.as_bytes(), &value, flags) {
+            Ok(()) => reply.ok(),
+            Err(e) => reply.error(Errno::from_i32(fs.refused(caller.uid, &e))),
+        });
+    }
+
+    fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        guard("getxattr", || {
+            self.bytes(req.uid(), self.fs.get_xattr(caller(req), ino.0, name.as_bytes()), size, reply);
+        });
+    }
+
+    fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        guard("listxattr", || self.bytes(req.uid(), self.fs.list_xattr(caller(req), ino.0), size, reply));
+    }
+
+    fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let caller = caller(req);
+        if !is_slow(name.as_bytes()) {
+            return guard("removexattr", || {
+                self.empty(caller.uid, self.fs.remove_xattr(caller, ino.0, name.as_bytes()), reply);
+            });
+        }
+        let (fs, name) = (Arc::clone(&self.fs), name.to_owned());
+        self.slowly("removexattr", move || match fs.remove_xattr(caller, ino.0, name.as_bytes()) {
+            Ok(()) => reply.ok(),
+            Err(e) => reply.error(Errno::from_i32(fs.refused(caller.uid, &e))),
+        });
+    }
+
+    fn fallocate(
+        &self, req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, length: u64, mode: i32, reply: ReplyEmpty,
+    ) {
+        guard("fallocate", || self.empty(req.uid(), self.fs.allocate(ino.0, offset, length, mode), reply));
+    }
+
+    fn lseek(&self, req: &Request, ino: INodeNo, _fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+        guard("lseek", || match self.fs.seek(ino.0, offset, whence) {
+            Ok(found) => reply.offset(found),
+            Err(e) => reply.error(self.errno(req.uid(), &e)),
+        });
+    }
+
+    fn copy_file_range(
+        &self, req: &Request, ino_in: INodeNo, _fh_in: FileHandle, offset_in: u64, ino_out: INodeNo,
+        _fh_out: FileHandle, offset_out: u64, len: u64, _flags: CopyFileRangeFlags, reply: ReplyWrite,
+    ) {
+        let (fs, uid, len) = (Arc::clone(&self.fs), req.uid(), len.min(COPY_BYTES_MAX));
+        let job = move || match fs.bucket.copy_range(ino_in.0, offset_in, ino_out.0, offset_out, len) {
+            Ok(copied) => reply.written(copied as u32),
+            Err(e) => reply.error(Errno::from_i32(fs.refused(uid, &e.into()))),
+        };
+        if len <= COPY_INLINE_BYTES_MAX {
+            return guard("copy_file_range", job);
+        }
+        self.slowly("copy_file_range", job);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_only_written_bypasses_the_page_cache_and_what_is_only_read_is_kept() {
+        assert_eq!(open_flags(libc::O_WRONLY | libc::O_APPEND), (FopenFlags::FOPEN_DIRECT_IO, true));
+        let kept = FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH;
+        assert_eq!(open_flags(libc::O_RDONLY), (kept, false));
+        assert_eq!(open_flags(libc::O_RDWR | libc::O_TRUNC), (FopenFlags::FOPEN_KEEP_CACHE, false));
+        assert_eq!(open_flags(libc::O_RDWR | libc::O_DIRECT), (FopenFlags::FOPEN_DIRECT_IO, true));
+    }
+
+    #[test]
+    fn a_panic_in_a_handler_goes_no_further() {
+        guard("test", || panic!("for the test"));
+    }
+}
