@@ -151,11 +151,6 @@ impl Map {
         Some(m)
     }
 
-    /// Level of the top and, above leaves, its index node: where a walk over all of the map begins.
-    pub(super) fn top(&self) -> (u8, Option<&Index>) {
-        (self.height, self.nodes.get(&(self.height, 0)))
-    }
-
     /// Tag of the top node as it stands.
     pub fn top_tag(&self, s: &MapSecrets) -> Option<[u8; 32]> {
         if self.height == 0 {
