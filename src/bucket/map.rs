@@ -34,26 +34,26 @@ pub trait NodeSource {
 
 /// A child as its parent knows it. A tag of zeroes means a hole, and then the id is 0 too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-struct Child {
-    id: u64,
-    tag: [u8; 32],
+pub(super) struct Child {
+    pub(super) id: u64,
+    pub(super) tag: [u8; 32],
 }
 
 impl Child {
-    fn is_hole(&self) -> bool {
+    pub(super) fn is_hole(&self) -> bool {
         self.tag == [0; 32]
     }
 }
 
 #[derive(Debug, Clone)]
-struct Index(Vec<Child>);
+pub(super) struct Index(pub(super) Vec<Child>);
 
 impl Index {
     fn empty() -> Index {
         Index(vec![Child::default(); FANOUT as usize])
     }
 
-    fn parse(b: &[u8]) -> Option<Index> {
+    pub(super) fn parse(b: &[u8]) -> Option<Index> {
         if b.len() != NODE_BYTES {
             return None;
         }
@@ -81,7 +81,7 @@ impl Index {
         self.0.iter().all(Child::is_hole)
     }
 
-    fn tag(&self, s: &MapSecrets, level: u8, index: u64) -> [u8; 32] {
+    pub(super) fn tag(&self, s: &MapSecrets, level: u8, index: u64) -> [u8; 32] {
         let mut m = mac::Mac::new(s.key);
         m.update(b"index").update(&s.seal.0).update(&[level]).update(&index.to_le_bytes());
         for c in &self.0 {

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use parking_lot::{Mutex, MutexGuard};
 use rusqlite::{Connection, OpenFlags};
 
-use super::CatalogError;
+use super::{CatalogError, Reader, Snapshot};
 
 const APPLICATION_ID: i64 = 0x5353_4546;
 /// Catalog format this program writes and the newest it reads.
@@ -21,7 +21,7 @@ const CACHE_KIB: i64 = 48 * 1024;
 /// One bucket's catalog.
 pub struct Catalog {
     path: PathBuf,
-    writer: Mutex<Connection>,
+    writer: Mutex<Reader>,
     checkpointer: Mutex<Connection>,
     /// Held open for our own fdatasync; the -wal file carries no POSIX locks, so this descriptor is harmless.
     wal: File,
@@ -31,7 +31,7 @@ pub struct Catalog {
 
 /// The writing connection, locked. Writes begin the epoch's transaction when none is open.
 pub struct Tx<'a> {
-    pub(super) conn: MutexGuard<'a, Connection>,
+    pub(super) conn: MutexGuard<'a, Reader>,
     catalog: &'a Catalog,
 }
 
@@ -110,7 +110,7 @@ impl Catalog {
         checkpointer.pragma_update(None, "cache_size", -1024)?;
         Ok(Catalog {
             path: path.to_owned(),
-            writer: Mutex::new(conn),
+            writer: Mutex::new(Reader(conn)),
             checkpointer: Mutex::new(checkpointer),
             wal,
             failed: AtomicBool::new(false),
@@ -147,6 +147,12 @@ impl Catalog {
         Ok(())
     }
 
+    /// What is committed now, to be read at leisure: later commits do not show in it. While it lives the -wal file cannot
+    /// start over, so whoever reads for long renews it.
+    pub fn snapshot(&self) -> Result<Snapshot, CatalogError> {
+        Snapshot::open(&self.path)
+    }
+
     /// Copy committed pages into the main file where no lock is needed for long. True when the WAL has grown past its
     /// bound, so that the caller asks for the rest between a COMMIT and the next BEGIN.
     pub fn checkpoint(&self) -> Result<bool, CatalogError> {
@@ -159,7 +165,7 @@ impl Catalog {
 
     /// Everything committed goes into the main file, and the WAL becomes empty.
     pub fn checkpoint_all(&self) -> Result<(), CatalogError> {
-        self.writer.lock().query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
+        self.writer.lock().0.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
         Ok(())
     }
 
@@ -167,7 +173,7 @@ impl Catalog {
     pub fn close(self) -> Result<(), CatalogError> {
         let Catalog { writer, checkpointer, wal, .. } = self;
         drop(checkpointer);
-        let conn = writer.into_inner();
+        let Reader(conn) = writer.into_inner();
         if !conn.is_autocommit() {
             conn.execute_batch("COMMIT")?;
         }
@@ -181,7 +187,7 @@ impl Catalog {
 impl Tx<'_> {
     /// Note a failed statement: if SQLite rolled the transaction back, the bucket must stop acknowledging.
     pub(super) fn guard<T>(&self, r: Result<T, rusqlite::Error>) -> Result<T, CatalogError> {
-        if r.is_err() && self.conn.is_autocommit() {
+        if r.is_err() && self.conn.0.is_autocommit() {
             self.catalog.failed.store(true, Ordering::Release);
         }
         Ok(r?)
@@ -189,28 +195,28 @@ impl Tx<'_> {
 
     /// Run one writing statement inside the epoch's transaction.
     pub(super) fn write(&self, sql: &str, params: impl rusqlite::Params) -> Result<usize, CatalogError> {
-        if self.conn.is_autocommit() {
+        if self.conn.0.is_autocommit() {
             if self.catalog.is_failed() {
                 return Err(CatalogError::Io(std::io::Error::from_raw_os_error(libc::EIO)));
             }
-            self.conn.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+            self.conn.0.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
         }
         self.catalog.changes.fetch_add(1, Ordering::Relaxed);
-        let r = self.conn.prepare_cached(sql).and_then(|mut s| s.execute(params));
+        let r = self.conn.0.prepare_cached(sql).and_then(|mut s| s.execute(params));
         self.guard(r)
     }
 
     /// COMMIT the epoch's transaction (a no-op without one). Durable only after [`Catalog::sync`].
     pub fn commit(&self) -> Result<(), CatalogError> {
         self.catalog.changes.store(0, Ordering::Relaxed);
-        if self.conn.is_autocommit() {
+        if self.conn.0.is_autocommit() {
             return if self.catalog.is_failed() {
                 Err(CatalogError::Io(std::io::Error::from_raw_os_error(libc::EIO)))
             } else {
                 Ok(())
             };
         }
-        let r = self.conn.prepare_cached("COMMIT").and_then(|mut s| s.execute([]));
+        let r = self.conn.0.prepare_cached("COMMIT").and_then(|mut s| s.execute([]));
         if r.is_err() {
             self.catalog.failed.store(true, Ordering::Release);
         }
@@ -220,21 +226,7 @@ impl Tx<'_> {
 
     /// Between COMMIT and the next BEGIN: finish a checkpoint, so that the WAL starts over.
     pub fn checkpoint_rest(&self) -> Result<(), CatalogError> {
-        self.conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))?;
+        self.conn.0.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))?;
         Ok(())
-    }
-
-    /// SQLite's own check of its file, as lines; empty when it is sound.
-    pub fn integrity(&self) -> Result<Vec<String>, CatalogError> {
-        let mut s = self.conn.prepare("PRAGMA integrity_check(100)")?;
-        let rows = s.query_map([], |r| r.get::<_, String>(0))?;
-        let mut out = Vec::new();
-        for r in rows {
-            let line = r?;
-            if line != "ok" {
-                out.push(line);
-            }
-        }
-        Ok(out)
     }
 }

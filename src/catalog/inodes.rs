@@ -2,7 +2,7 @@
 
 use rusqlite::{OptionalExtension, params};
 
-use super::{CatalogError, Tx};
+use super::{CatalogError, Reader, Tx};
 
 /// The inode has rows in `xattr`.
 pub const FLAG_XATTR: u32 = 1;
@@ -47,12 +47,63 @@ fn row(r: &rusqlite::Row) -> Result<InodeRow, rusqlite::Error> {
     })
 }
 
-impl Tx<'_> {
+impl Reader {
     pub fn inode(&self, ino: u64) -> Result<Option<InodeRow>, CatalogError> {
-        let mut s = self.conn.prepare_cached("SELECT * FROM inode WHERE ino = ?1")?;
+        let mut s = self.0.prepare_cached("SELECT * FROM inode WHERE ino = ?1")?;
         Ok(s.query_row([ino as i64], row).optional()?)
     }
 
+    /// Highest inode number in use, and number and bytes of regular files.
+    pub fn max_ino(&self) -> Result<u64, CatalogError> {
+        Ok(self.0.query_row("SELECT coalesce(max(ino), 0) FROM inode", [], |r| r.get::<_, i64>(0))? as u64)
+    }
+
+    /// (files, bytes of content, bytes of log) over all regular files. Walks the table.
+    pub fn totals(&self) -> Result<(u64, u64, u64), CatalogError> {
+        Ok(self.0.query_row(
+            "SELECT count(*), coalesce(sum(size),0), coalesce(sum(sealed),0) FROM inode WHERE mode & 61440 = 32768",
+            [],
+            |r| Ok((r.get::<_, i64>(0)? as u64, r.get::<_, i64>(1)? as u64, r.get::<_, i64>(2)? as u64)),
+        )?)
+    }
+
+    /// Up to `most` inodes above `after`, in order: for walks that page by key.
+    pub fn inodes_after(&self, after: u64, most: usize) -> Result<Vec<InodeRow>, CatalogError> {
+        let mut s = self.0.prepare_cached("SELECT * FROM inode WHERE ino > ?1 ORDER BY ino LIMIT ?2")?;
+        let rows = s.query_map(params![after as i64, most as i64], row)?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    pub fn symlink(&self, ino: u64) -> Result<Option<Vec<u8>>, CatalogError> {
+        let mut s = self.0.prepare_cached("SELECT target FROM symlink WHERE ino = ?1")?;
+        Ok(s.query_row([ino as i64], |r| r.get(0)).optional()?)
+    }
+
+    pub fn xattr(&self, ino: u64, name: &[u8]) -> Result<Option<Vec<u8>>, CatalogError> {
+        let mut s = self.0.prepare_cached("SELECT value FROM xattr WHERE ino = ?1 AND name = ?2")?;
+        Ok(s.query_row(params![ino as i64, name], |r| r.get(0)).optional()?)
+    }
+
+    pub fn xattr_names(&self, ino: u64) -> Result<Vec<Vec<u8>>, CatalogError> {
+        let mut s = self.0.prepare_cached("SELECT name FROM xattr WHERE ino = ?1 ORDER BY name")?;
+        let rows = s.query_map([ino as i64], |r| r.get(0))?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// The request's rule (short form) and tag.
+    pub fn request(&self, ino: u64) -> Result<Option<(String, Vec<u8>)>, CatalogError> {
+        let mut s = self.0.prepare_cached("SELECT rule, tag FROM request WHERE ino = ?1")?;
+        Ok(s.query_row([ino as i64], |r| Ok((r.get(0)?, r.get(1)?))).optional()?)
+    }
+
+    pub fn orphans(&self) -> Result<Vec<u64>, CatalogError> {
+        let mut s = self.0.prepare_cached("SELECT ino FROM orphan ORDER BY ino")?;
+        let rows = s.query_map([], |r| r.get::<_, i64>(0))?;
+        Ok(rows.map(|r| r.map(|i| i as u64)).collect::<Result<_, _>>()?)
+    }
+}
+
+impl Tx<'_> {
     /// Insert or replace.
     pub fn put_inode(&self, i: &InodeRow) -> Result<(), CatalogError> {
         self.write(
@@ -81,46 +132,9 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Highest inode number in use, and number and bytes of regular files.
-    pub fn max_ino(&self) -> Result<u64, CatalogError> {
-        Ok(self.conn.query_row("SELECT coalesce(max(ino), 0) FROM inode", [], |r| r.get::<_, i64>(0))? as u64)
-    }
-
-    /// (files, bytes of content, bytes of log) over all regular files. Walks the table.
-    pub fn totals(&self) -> Result<(u64, u64, u64), CatalogError> {
-        Ok(self.conn.query_row(
-            "SELECT count(*), coalesce(sum(size),0), coalesce(sum(sealed),0) FROM inode WHERE mode & 61440 = 32768",
-            [],
-            |r| Ok((r.get::<_, i64>(0)? as u64, r.get::<_, i64>(1)? as u64, r.get::<_, i64>(2)? as u64)),
-        )?)
-    }
-
-    /// Up to `most` inodes above `after`, in order: for walks that page by key.
-    pub fn inodes_after(&self, after: u64, most: usize) -> Result<Vec<InodeRow>, CatalogError> {
-        let mut s = self.conn.prepare_cached("SELECT * FROM inode WHERE ino > ?1 ORDER BY ino LIMIT ?2")?;
-        let rows = s.query_map(params![after as i64, most as i64], row)?;
-        Ok(rows.collect::<Result<_, _>>()?)
-    }
-
-    pub fn symlink(&self, ino: u64) -> Result<Option<Vec<u8>>, CatalogError> {
-        let mut s = self.conn.prepare_cached("SELECT target FROM symlink WHERE ino = ?1")?;
-        Ok(s.query_row([ino as i64], |r| r.get(0)).optional()?)
-    }
-
     pub fn put_symlink(&self, ino: u64, target: &[u8]) -> Result<(), CatalogError> {
         self.write("INSERT INTO symlink VALUES (?1, ?2)", params![ino as i64, target])?;
         Ok(())
-    }
-
-    pub fn xattr(&self, ino: u64, name: &[u8]) -> Result<Option<Vec<u8>>, CatalogError> {
-        let mut s = self.conn.prepare_cached("SELECT value FROM xattr WHERE ino = ?1 AND name = ?2")?;
-        Ok(s.query_row(params![ino as i64, name], |r| r.get(0)).optional()?)
-    }
-
-    pub fn xattr_names(&self, ino: u64) -> Result<Vec<Vec<u8>>, CatalogError> {
-        let mut s = self.conn.prepare_cached("SELECT name FROM xattr WHERE ino = ?1 ORDER BY name")?;
-        let rows = s.query_map([ino as i64], |r| r.get(0))?;
-        Ok(rows.collect::<Result<_, _>>()?)
     }
 
     pub fn put_xattr(&self, ino: u64, name: &[u8], value: &[u8]) -> Result<(), CatalogError> {
@@ -131,12 +145,6 @@ impl Tx<'_> {
     /// True when there was one.
     pub fn delete_xattr(&self, ino: u64, name: &[u8]) -> Result<bool, CatalogError> {
         Ok(self.write("DELETE FROM xattr WHERE ino = ?1 AND name = ?2", params![ino as i64, name])? > 0)
-    }
-
-    /// The request's rule (short form) and tag.
-    pub fn request(&self, ino: u64) -> Result<Option<(String, Vec<u8>)>, CatalogError> {
-        let mut s = self.conn.prepare_cached("SELECT rule, tag FROM request WHERE ino = ?1")?;
-        Ok(s.query_row([ino as i64], |r| Ok((r.get(0)?, r.get(1)?))).optional()?)
     }
 
     pub fn put_request(&self, ino: u64, rule: &str, tag: &[u8]) -> Result<(), CatalogError> {
@@ -157,11 +165,5 @@ impl Tx<'_> {
     pub fn delete_orphan(&self, ino: u64) -> Result<(), CatalogError> {
         self.write("DELETE FROM orphan WHERE ino = ?1", [ino as i64])?;
         Ok(())
-    }
-
-    pub fn orphans(&self) -> Result<Vec<u64>, CatalogError> {
-        let mut s = self.conn.prepare_cached("SELECT ino FROM orphan ORDER BY ino")?;
-        let rows = s.query_map([], |r| r.get::<_, i64>(0))?;
-        Ok(rows.map(|r| r.map(|i| i as u64)).collect::<Result<_, _>>()?)
     }
 }

@@ -6,12 +6,14 @@ mod connect;
 mod inodes;
 mod names;
 mod objects;
+mod reader;
 mod settings;
 
 pub use connect::{Catalog, Tx};
 pub use inodes::{FLAG_REQUEST, FLAG_XATTR, InodeRow};
 pub use names::Dirent;
 pub use objects::SealRow;
+pub use reader::{Reader, Snapshot};
 pub use settings::{KekRow, SegmentRow};
 
 use std::path::PathBuf;

@@ -2,7 +2,7 @@
 
 use rusqlite::{OptionalExtension, params};
 
-use super::{CatalogError, Tx};
+use super::{CatalogError, Reader, Tx};
 use crate::types::SealId;
 
 /// A row of `seal`: everything about one PUT but its names.
@@ -26,9 +26,9 @@ pub struct SealRow {
     pub place_tag: [u8; 32],
 }
 
-impl Tx<'_> {
+impl Reader {
     pub fn seal(&self, ino: u64) -> Result<Option<SealRow>, CatalogError> {
-        let mut s = self.conn.prepare_cached(
+        let mut s = self.0.prepare_cached(
             "SELECT seal_id, method, cipher, kek, key_id, wrapped, origin, chunk_bytes, height, map, tag, place_tag FROM seal WHERE ino = ?1",
         )?;
         let found = s
@@ -66,6 +66,31 @@ impl Tx<'_> {
         Ok(Some(row))
     }
 
+    pub fn node(&self, id: u64) -> Result<Option<Vec<u8>>, CatalogError> {
+        let mut s = self.0.prepare_cached("SELECT body FROM node WHERE id = ?1")?;
+        Ok(s.query_row([id as i64], |r| r.get(0)).optional()?)
+    }
+
+    pub fn max_node(&self) -> Result<u64, CatalogError> {
+        Ok(self.0.query_row("SELECT coalesce(max(id), 0) FROM node", [], |r| r.get::<_, i64>(0))? as u64)
+    }
+
+    /// Number of rows in `node`, for leak checks.
+    pub fn node_count(&self) -> Result<u64, CatalogError> {
+        Ok(self.0.query_row("SELECT count(*) FROM node", [], |r| r.get::<_, i64>(0))? as u64)
+    }
+
+    /// Number of objects whose data key is wrapped by a KEK of each master key: (key id, version, objects).
+    pub fn objects_by_key(&self) -> Result<Vec<(String, i64, u64)>, CatalogError> {
+        let mut s = self.0.prepare(
+            "SELECT kek.key_id, kek.key_version, count(*) FROM seal JOIN kek ON kek.id = seal.kek GROUP BY 1, 2 ORDER BY 1, 2",
+        )?;
+        let rows = s.query_map([], |r| Ok((r.get(0)?, r.get(1)?, r.get::<_, i64>(2)? as u64)))?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+}
+
+impl Tx<'_> {
     /// Insert or replace.
     pub fn put_seal(&self, s: &SealRow) -> Result<(), CatalogError> {
         self.write(
@@ -84,11 +109,6 @@ impl Tx<'_> {
         Ok(())
     }
 
-    pub fn node(&self, id: u64) -> Result<Option<Vec<u8>>, CatalogError> {
-        let mut s = self.conn.prepare_cached("SELECT body FROM node WHERE id = ?1")?;
-        Ok(s.query_row([id as i64], |r| r.get(0)).optional()?)
-    }
-
     pub fn put_node(&self, id: u64, body: &[u8]) -> Result<(), CatalogError> {
         self.write("INSERT OR REPLACE INTO node VALUES (?1, ?2)", params![id as i64, body])?;
         Ok(())
@@ -97,23 +117,5 @@ impl Tx<'_> {
     pub fn delete_node(&self, id: u64) -> Result<(), CatalogError> {
         self.write("DELETE FROM node WHERE id = ?1", [id as i64])?;
         Ok(())
-    }
-
-    pub fn max_node(&self) -> Result<u64, CatalogError> {
-        Ok(self.conn.query_row("SELECT coalesce(max(id), 0) FROM node", [], |r| r.get::<_, i64>(0))? as u64)
-    }
-
-    /// Number of rows in `node`, for leak checks.
-    pub fn node_count(&self) -> Result<u64, CatalogError> {
-        Ok(self.conn.query_row("SELECT count(*) FROM node", [], |r| r.get::<_, i64>(0))? as u64)
-    }
-
-    /// Number of objects whose data key is wrapped by a KEK of each master key: (key id, version, objects).
-    pub fn objects_by_key(&self) -> Result<Vec<(String, i64, u64)>, CatalogError> {
-        let mut s = self.conn.prepare(
-            "SELECT kek.key_id, kek.key_version, count(*) FROM seal JOIN kek ON kek.id = seal.kek GROUP BY 1, 2 ORDER BY 1, 2",
-        )?;
-        let rows = s.query_map([], |r| Ok((r.get(0)?, r.get(1)?, r.get::<_, i64>(2)? as u64)))?;
-        Ok(rows.collect::<Result<_, _>>()?)
     }
 }

@@ -2,7 +2,7 @@
 
 use rusqlite::params;
 
-use super::{CatalogError, Tx};
+use super::{CatalogError, Reader, Tx};
 use crate::types::OpenId;
 
 /// A row of `kek`.
@@ -25,52 +25,28 @@ pub struct SegmentRow {
     pub live: u64,
 }
 
-impl Tx<'_> {
+impl Reader {
     pub fn settings(&self) -> Result<Vec<(String, Vec<u8>)>, CatalogError> {
-        let mut s = self.conn.prepare("SELECT name, value FROM setting ORDER BY name")?;
+        let mut s = self.0.prepare("SELECT name, value FROM setting ORDER BY name")?;
         let rows = s.query_map([], |r| Ok((r.get(0)?, r.get(1)?)))?;
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
-    pub fn put_setting(&self, name: &str, value: &[u8]) -> Result<(), CatalogError> {
-        self.write("INSERT OR REPLACE INTO setting VALUES (?1, ?2)", params![name, value])?;
-        Ok(())
-    }
-
-    pub fn delete_setting(&self, name: &str) -> Result<(), CatalogError> {
-        self.write("DELETE FROM setting WHERE name = ?1", [name])?;
-        Ok(())
-    }
-
     pub fn grants(&self) -> Result<Vec<u32>, CatalogError> {
-        let mut s = self.conn.prepare("SELECT uid FROM grant_rule ORDER BY uid")?;
+        let mut s = self.0.prepare("SELECT uid FROM grant_rule ORDER BY uid")?;
         let rows = s.query_map([], |r| r.get::<_, i64>(0))?;
         Ok(rows.map(|r| r.map(|u| u as u32)).collect::<Result<_, _>>()?)
     }
 
-    pub fn set_grant(&self, uid: u32, allow: bool) -> Result<(), CatalogError> {
-        let sql = if allow { "INSERT OR IGNORE INTO grant_rule VALUES (?1)" } else { "DELETE FROM grant_rule WHERE uid = ?1" };
-        self.write(sql, [uid])?;
-        Ok(())
-    }
-
     pub fn dir_rules(&self) -> Result<Vec<(u64, String)>, CatalogError> {
-        let mut s = self.conn.prepare("SELECT ino, rule FROM dir_rule ORDER BY ino")?;
+        let mut s = self.0.prepare("SELECT ino, rule FROM dir_rule ORDER BY ino")?;
         let rows = s.query_map([], |r| Ok((r.get::<_, i64>(0)? as u64, r.get(1)?)))?;
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
-    pub fn set_dir_rule(&self, ino: u64, rule: Option<&str>) -> Result<(), CatalogError> {
-        match rule {
-            Some(rule) => self.write("INSERT OR REPLACE INTO dir_rule VALUES (?1, ?2)", params![ino as i64, rule])?,
-            None => self.write("DELETE FROM dir_rule WHERE ino = ?1", [ino as i64])?,
-        };
-        Ok(())
-    }
-
     /// Openings in order of their number; numbers are 0, 1, 2 ... without gaps.
     pub fn openings(&self) -> Result<Vec<OpenId>, CatalogError> {
-        let mut s = self.conn.prepare("SELECT no, open_id FROM opening ORDER BY no")?;
+        let mut s = self.0.prepare("SELECT no, open_id FROM opening ORDER BY no")?;
         let rows = s.query_map([], |r| Ok((r.get::<_, i64>(0)?, r.get::<_, Vec<u8>>(1)?)))?;
         let mut out = Vec::new();
         for r in rows {
@@ -84,13 +60,8 @@ impl Tx<'_> {
         Ok(out)
     }
 
-    pub fn put_opening(&self, no: u32, id: &OpenId) -> Result<(), CatalogError> {
-        self.write("INSERT INTO opening VALUES (?1, ?2)", params![no, &id.0[..]])?;
-        Ok(())
-    }
-
     pub fn keks(&self) -> Result<Vec<KekRow>, CatalogError> {
-        let mut s = self.conn.prepare("SELECT id, key_id, key_version, wrapped, created, uses FROM kek ORDER BY id")?;
+        let mut s = self.0.prepare("SELECT id, key_id, key_version, wrapped, created, uses FROM kek ORDER BY id")?;
         let rows = s.query_map([], |r| {
             Ok(KekRow {
                 id: r.get::<_, i64>(0)? as u64,
@@ -104,17 +75,8 @@ impl Tx<'_> {
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
-    /// Insert or replace.
-    pub fn put_kek(&self, k: &KekRow) -> Result<(), CatalogError> {
-        self.write(
-            "INSERT OR REPLACE INTO kek VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-            params![k.id as i64, k.key_id, k.key_version, k.wrapped, k.created, k.uses as i64],
-        )?;
-        Ok(())
-    }
-
     pub fn segments(&self) -> Result<Vec<SegmentRow>, CatalogError> {
-        let mut s = self.conn.prepare("SELECT id, bytes, live FROM segment ORDER BY id")?;
+        let mut s = self.0.prepare("SELECT id, bytes, live FROM segment ORDER BY id")?;
         let rows = s.query_map([], |r| {
             Ok(SegmentRow {
                 id: r.get::<_, i64>(0)? as u32,
@@ -123,6 +85,53 @@ impl Tx<'_> {
             })
         })?;
         Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// Plain runs still to be overwritten: (segment, position, bytes).
+    pub fn wipes(&self) -> Result<Vec<(u32, u32, u32)>, CatalogError> {
+        let mut s = self.0.prepare("SELECT segment, position, bytes FROM wipe")?;
+        let rows = s.query_map([], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+}
+
+impl Tx<'_> {
+    pub fn put_setting(&self, name: &str, value: &[u8]) -> Result<(), CatalogError> {
+        self.write("INSERT OR REPLACE INTO setting VALUES (?1, ?2)", params![name, value])?;
+        Ok(())
+    }
+
+    pub fn delete_setting(&self, name: &str) -> Result<(), CatalogError> {
+        self.write("DELETE FROM setting WHERE name = ?1", [name])?;
+        Ok(())
+    }
+
+    pub fn set_grant(&self, uid: u32, allow: bool) -> Result<(), CatalogError> {
+        let sql = if allow { "INSERT OR IGNORE INTO grant_rule VALUES (?1)" } else { "DELETE FROM grant_rule WHERE uid = ?1" };
+        self.write(sql, [uid])?;
+        Ok(())
+    }
+
+    pub fn set_dir_rule(&self, ino: u64, rule: Option<&str>) -> Result<(), CatalogError> {
+        match rule {
+            Some(rule) => self.write("INSERT OR REPLACE INTO dir_rule VALUES (?1, ?2)", params![ino as i64, rule])?,
+            None => self.write("DELETE FROM dir_rule WHERE ino = ?1", [ino as i64])?,
+        };
+        Ok(())
+    }
+
+    pub fn put_opening(&self, no: u32, id: &OpenId) -> Result<(), CatalogError> {
+        self.write("INSERT INTO opening VALUES (?1, ?2)", params![no, &id.0[..]])?;
+        Ok(())
+    }
+
+    /// Insert or replace.
+    pub fn put_kek(&self, k: &KekRow) -> Result<(), CatalogError> {
+        self.write(
+            "INSERT OR REPLACE INTO kek VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            params![k.id as i64, k.key_id, k.key_version, k.wrapped, k.created, k.uses as i64],
+        )?;
+        Ok(())
     }
 
     /// Insert or replace.
@@ -137,13 +146,6 @@ impl Tx<'_> {
     pub fn delete_segment(&self, id: u32) -> Result<(), CatalogError> {
         self.write("DELETE FROM segment WHERE id = ?1", [id])?;
         Ok(())
-    }
-
-    /// Plain runs still to be overwritten: (segment, position, bytes).
-    pub fn wipes(&self) -> Result<Vec<(u32, u32, u32)>, CatalogError> {
-        let mut s = self.conn.prepare("SELECT segment, position, bytes FROM wipe")?;
-        let rows = s.query_map([], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))?;
-        Ok(rows.collect::<Result<_, _>>()?)
     }
 
     pub fn put_wipe(&self, segment: u32, position: u32, bytes: u32) -> Result<(), CatalogError> {

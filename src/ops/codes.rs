@@ -3,7 +3,9 @@
 
 use super::{ErrorCode, OpError};
 use crate::bucket::BucketError;
+use crate::catalog::CatalogError;
 use crate::keys::KeyError;
+use crate::log::LogError;
 use crate::rule::RuleError;
 
 impl From<KeyError> for OpError {
@@ -70,6 +72,51 @@ fn of_key(e: &KeyError) -> ErrorCode {
     }
 }
 
-fn of_bucket(_e: &BucketError) -> ErrorCode {
-    ErrorCode::General
+fn of_bucket(e: &BucketError) -> ErrorCode {
+    match e {
+        BucketError::NotFound(_)
+        | BucketError::NoAttribute
+        | BucketError::NoBucket { .. }
+        | BucketError::FolderGone(_) => ErrorCode::NotFound,
+        BucketError::Exists(_) | BucketError::BucketExists(_) => ErrorCode::Exists,
+        BucketError::Busy { .. } => ErrorCode::Busy,
+        BucketError::Denied(_) | BucketError::ReadOnly => ErrorCode::Permission,
+        BucketError::NoSpace => ErrorCode::Full,
+        BucketError::Rule(e) => of_rule(e),
+        BucketError::Key(e) => of_key(e),
+        BucketError::UnknownToKeyring(_) => ErrorCode::Key,
+        BucketError::Damaged { .. } | BucketError::Altered { .. } => ErrorCode::Damage,
+        BucketError::Unsupported(_) | BucketError::BucketNotEmpty(_) => ErrorCode::Refused,
+        BucketError::NameTooLong
+        | BucketError::Invalid(_)
+        | BucketError::NotDirectory
+        | BucketError::IsDirectory
+        | BucketError::NotEmpty
+        | BucketError::TooBig
+        | BucketError::TooManyLinks => ErrorCode::General,
+        BucketError::Catalog(e) => of_catalog(e),
+        BucketError::Log(e) => of_log(e),
+        BucketError::Io { source, .. } => ErrorCode::of_io(source),
+        BucketError::Failed(_) | BucketError::Crypto(_) => ErrorCode::General,
+    }
+}
+
+/// A bucket's folder without its catalog is damage, not an absent bucket.
+fn of_catalog(e: &CatalogError) -> ErrorCode {
+    match e {
+        CatalogError::Missing(_) | CatalogError::Damaged { .. } | CatalogError::BadRow { .. } => ErrorCode::Damage,
+        CatalogError::Newer { .. } => ErrorCode::Newer,
+        CatalogError::Full => ErrorCode::Full,
+        CatalogError::Io(e) => ErrorCode::of_io(e),
+        CatalogError::Sql(_) => ErrorCode::General,
+    }
+}
+
+fn of_log(e: &LogError) -> ErrorCode {
+    match e {
+        LogError::Missing(_) | LogError::Damaged { .. } => ErrorCode::Damage,
+        LogError::Newer { .. } => ErrorCode::Newer,
+        LogError::Io { source, .. } => ErrorCode::of_io(source),
+        LogError::Failed(_) | LogError::Random(_) => ErrorCode::General,
+    }
 }
