@@ -131,9 +131,15 @@ impl Bucket {
         self.sound()?;
         self.reap_some()?;
         if !self.has_changes() {
-            // Nothing since the last commit, which is durable.
-            self.durable.store(self.epoch.load(Ordering::Acquire), Ordering::Release);
-            return Ok(());
+            // Nothing since the last commit, which is durable: an epoch without changes ends here. Asked again with everybody
+            // held out, or a change made meanwhile would be called durable.
+            let _names = self.gate.close_names();
+            let _all = self.gate.freeze();
+            if !self.has_changes() {
+                let epoch = self.epoch.fetch_add(1, Ordering::AcqRel);
+                self.durable.store(epoch, Ordering::Release);
+                return Ok(());
+            }
         }
         let restart_wal = self.catalog().checkpoint()?;
 
@@ -207,7 +213,7 @@ impl Bucket {
         };
         self.tell_log(number, &gathered.puts)?;
         self.log.sync()?;
-        self.write_rows(&gathered, floor)?;
+        let empty = self.write_rows(&gathered, floor)?;
         {
             let tx = self.catalog().lock();
             let (settings, counters) = (self.settings(), *self.counters.lock());
@@ -234,7 +240,7 @@ impl Bucket {
         self.catalog().sync()?;
         self.durable.store(epoch, Ordering::Release);
         self.answer_waiters();
-        self.reclaim.dropped(epoch, gathered.freed, floor);
+        self.reclaim.dropped(epoch, gathered.freed, empty);
         Ok(())
     }
 
@@ -333,7 +339,8 @@ impl Bucket {
         Ok(self.log.append_record(&packed)?)
     }
 
-    fn write_rows(&self, g: &Gathered, floor: u32) -> Result<(), BucketError> {
+    /// Returns the closed segments in which this commit leaves nothing live.
+    fn write_rows(&self, g: &Gathered, floor: u32) -> Result<Vec<u32>, BucketError> {
         for some in g.rows.chunks(ROWS_AT_ONCE) {
             let tx = self.catalog().lock();
             for r in some {
@@ -393,6 +400,6 @@ impl Bucket {
         }
         // Lengths of segments that are closed never change again.
         self.log.forget_lengths(floor);
-        Ok(())
+        Ok(segments.values().filter(|s| s.live == 0 && s.id < floor).map(|s| s.id).collect())
     }
 }

@@ -357,7 +357,8 @@ impl Bucket {
         let mut names = Vec::new();
         let mut at = ino;
         while at != super::ROOT && names.len() < 4096 {
-            let parent = self.inode(at)?.state.lock().row.parent;
+            let Ok(inode) = self.inode(at) else { break };
+            let parent = inode.state.lock().row.parent;
             let name = self.catalog().lock().name_of(parent, at)?;
             let Some(name) = name else { break };
             names.push(std::ffi::OsString::from_vec(name));

@@ -154,7 +154,12 @@ impl Bucket {
                 if at == super::ROOT || at == 0 {
                     break;
                 }
-                at = self.inode(at)?.state.lock().row.parent;
+                at = match self.inode(at) {
+                    Ok(dir) => dir.state.lock().row.parent,
+                    // A hard link outlived the directory it was made in: no directory's rule is above it.
+                    Err(BucketError::NotFound(_)) => break,
+                    Err(e) => return Err(e),
+                };
             }
         }
         Ok(resolve(request.as_ref(), dirs, settings.rule.as_ref(), settings.dialect))

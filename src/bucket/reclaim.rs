@@ -20,7 +20,8 @@ const RETRY: Duration = Duration::from_millis(20);
 struct Dropped {
     epoch: u64,
     freed: Vec<Freed>,
-    floor: u32,
+    /// Closed segments without a live byte as of this commit.
+    empty: Vec<u32>,
 }
 
 /// The queue's sending end, and who must not lose segments.
@@ -72,10 +73,10 @@ impl Reclaim {
         Reclaim { tx: Mutex::new(Some(tx)), holds: Mutex::new(Vec::new()) }
     }
 
-    /// What a commit, durable now, has dropped. Segments below `floor` get no more chunks.
-    pub fn dropped(&self, epoch: u64, freed: Vec<Freed>, floor: u32) {
+    /// What a commit, durable now, has dropped, and which segments it left empty.
+    pub fn dropped(&self, epoch: u64, freed: Vec<Freed>, empty: Vec<u32>) {
         if let Some(tx) = &*self.tx.lock() {
-            let _ = tx.send(Dropped { epoch, freed, floor });
+            let _ = tx.send(Dropped { epoch, freed, empty });
         }
     }
 
@@ -131,10 +132,7 @@ impl Bucket {
             runs.entry(segment).or_default().push(run);
         }
         let held = self.reclaim.holds.lock().iter().min().copied().unwrap_or(u32::MAX);
-        let empty: Vec<u32> = {
-            let segments = self.segments.lock();
-            segments.values().filter(|s| s.live == 0 && s.id < d.floor.min(held)).map(|s| s.id).collect()
-        };
+        let empty: Vec<u32> = d.empty.into_iter().filter(|id| *id < held && self.segments.lock().contains_key(id)).collect();
         if !empty.is_empty() && self.sound().is_ok() {
             // The row goes with the next commit, the file now: a row without live bytes may miss its file.
             let _permit = self.gate.names();
