@@ -54,7 +54,6 @@ pub struct Leaf {
 pub struct BadLeaf;
 
 impl Leaf {
-    #[cfg(test)]
     pub fn entries(&self) -> &[Entry] {
         &self.entries
     }
@@ -108,7 +107,6 @@ impl Leaf {
     }
 
     /// Every chunk, once.
-    #[cfg(test)]
     pub fn chunks(&self) -> Vec<Dropped> {
         let mut out: Vec<Dropped> = Vec::with_capacity(self.entries.len());
         for e in &self.entries {
