@@ -81,7 +81,9 @@ fn unescape(field: &[u8]) -> OsString {
 
 /// True when the directory is a FUSE mount whose process is gone ("Transport endpoint is not connected").
 pub fn is_stale(path: &Path) -> bool {
-    fs::metadata(path).is_err_and(|e| e.raw_os_error() == Some(libc::ENOTCONN))
+    let gone = |e: &std::io::Error| matches!(e.raw_os_error(), Some(libc::ENOTCONN | libc::ECONNABORTED));
+    // Attributes may still be in the kernel's cache; reading the directory asks the process that should be there.
+    fs::metadata(path).is_err_and(|e| gone(&e)) || fs::read_dir(path).is_err_and(|e| gone(&e))
 }
 
 /// The path as the kernel's mount table spells it: links resolved. Works for a stale mount too, by resolving the

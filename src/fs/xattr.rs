@@ -13,6 +13,14 @@ pub fn is_slow(name: &[u8]) -> bool {
 }
 
 /// An ACL that nobody enforces would be a lie: none is taken as long as the mode bits do not follow it.
+/// Attributes outside the namespaces that a local disk keeps are refused, as it does.
+fn refuse_foreign(name: &[u8]) -> Result<(), FsError> {
+    if [&b"user."[..], b"trusted.", b"security.", b"system."].iter().any(|ns| name.starts_with(ns) && name.len() > ns.len()) {
+        return Ok(());
+    }
+    Err(FsError::Unsupported("attributes outside user, trusted and security"))
+}
+
 fn refuse_acl(name: &[u8]) -> Result<(), FsError> {
     if name.starts_with(ACL_PREFIX) {
         return Err(FsError::Unsupported("POSIX access control lists"));
@@ -43,6 +51,7 @@ impl Fs {
             let a = self.bucket.attr(ino)?;
             return self.sse_set(caller, &a, name, value, flags);
         }
+        refuse_foreign(name)?;
         refuse_acl(name)?;
         self.bucket.set_xattr(ino, name, value, flags)?;
         if name == CAPABILITY {
