@@ -41,7 +41,10 @@ const COPY_INLINE_BYTES_MAX: u64 = 1 << 20;
 const SLOW_MAX: usize = 64;
 
 /// Wanted where the kernel has it. Never FUSE_WRITEBACK_CACHE: it would own size and times.
-const WANTED: [InitFlags; 9] = [
+const WANTED: [InitFlags; 11] = [
+    // The kernel judges by ACLs; inheriting them, and the umask with that, is ours (fs/acl.rs).
+    InitFlags::FUSE_POSIX_ACL,
+    InitFlags::FUSE_DONT_MASK,
     InitFlags::FUSE_ASYNC_DIO,
     InitFlags::FUSE_PARALLEL_DIROPS,
     InitFlags::FUSE_DO_READDIRPLUS,
@@ -211,18 +214,18 @@ impl Filesystem for Adapter {
     }
 
     fn mknod(
-        &self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, _umask: u32, rdev: u32, reply: ReplyEntry,
+        &self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, rdev: u32, reply: ReplyEntry,
     ) {
         guard("mknod", || {
             let mode = if mode & libc::S_IFMT == 0 { mode | libc::S_IFREG } else { mode };
-            self.enter(req.uid(), self.fs.make(caller(req), parent.0, name.as_bytes(), mode, rdev, None), reply);
+            self.enter(req.uid(), self.fs.make(caller(req), parent.0, name.as_bytes(), mode, umask, rdev, None), reply);
         });
     }
 
-    fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, _umask: u32, reply: ReplyEntry) {
+    fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
         guard("mkdir", || {
             let mode = mode & 0o7777 | libc::S_IFDIR;
-            self.enter(req.uid(), self.fs.make(caller(req), parent.0, name.as_bytes(), mode, 0, None), reply);
+            self.enter(req.uid(), self.fs.make(caller(req), parent.0, name.as_bytes(), mode, umask, 0, None), reply);
         });
     }
 
@@ -230,7 +233,7 @@ impl Filesystem for Adapter {
         guard("symlink", || {
             let target = Some(target.as_os_str().as_bytes());
             let mode = libc::S_IFLNK | 0o777;
-            self.enter(req.uid(), self.fs.make(caller(req), parent.0, link_name.as_bytes(), mode, 0, target), reply);
+            self.enter(req.uid(), self.fs.make(caller(req), parent.0, link_name.as_bytes(), mode, 0, 0, target), reply);
         });
     }
 
@@ -261,13 +264,13 @@ impl Filesystem for Adapter {
     }
 
     fn create(
-        &self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, _umask: u32, flags: i32, reply: ReplyCreate,
+        &self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, flags: i32, reply: ReplyCreate,
     ) {
         guard("create", || {
             let caller = caller(req);
             let (answer, direct) = open_flags(flags);
             let mode = mode & 0o7777 | libc::S_IFREG;
-            let opened = self.fs.make(caller, parent.0, name.as_bytes(), mode, 0, None).and_then(|a| {
+            let opened = self.fs.make(caller, parent.0, name.as_bytes(), mode, umask, 0, None).and_then(|a| {
                 // It is new, so there is nothing to empty.
                 let (handle, _) = self.fs.open(caller, a.ino, flags & !libc::O_TRUNC, direct)?;
                 Ok((a, handle))

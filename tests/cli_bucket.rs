@@ -152,6 +152,7 @@ fn a_lost_or_foreign_root_key_is_exit_status_6_and_names_the_key() {
     std::fs::write(&key, other).unwrap();
     s.ssefs(&["bucket", "show", "photos"]).fails(6, &["root"]);
     std::fs::write(&key, text).unwrap();
+    std::fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
     s.ssefs(&["bucket", "show", "photos"]).ok();
 }
 

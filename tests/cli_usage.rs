@@ -70,7 +70,7 @@ fn a_store_that_is_not_there_is_said_and_not_made_by_reading() {
         &["object", "show", "photos:a"],
         &["bucket", "delete", "photos"],
     ] {
-        s.ssefs(args).fails(3, &["there is no store in", "hint: make the first bucket: ssefs bucket create NAME"]);
+        s.ssefs(args).fails(3, &["there is no store in", "hint: make the first bucket: ssefs mount NAME DIR --create"]);
     }
     assert_eq!(s.ssefs(&["bucket", "list"]).ok(), "BUCKET  MOUNTED AT\n");
     assert_eq!(s.ssefs(&["bucket", "list", "--json"]).ok(), "[]\n");

@@ -1,6 +1,7 @@
 //! What a file system adds to a bucket: handles, set-id rules, directory listings, extended attributes, errnos. It knows
 //! nothing of FUSE, so that all of it can be tested without a mount; and nothing here decides an encryption.
 
+mod acl;
 mod dirs;
 mod errno;
 mod handles;
@@ -173,23 +174,34 @@ impl Fs {
         if owner {
             self.drop_capability(&a)?;
         }
+        if let Some(mode) = mode {
+            self.acl_follows(&a, mode)?;
+        }
         let set = SetAttr { mode, uid: c.uid, gid: c.gid, atime: c.atime, mtime: c.mtime };
         Ok(self.bucket.set_attr(ino, &set)?)
     }
 
-    /// Make a file, directory, symlink or node. `mode` has the type bits and the umask applied.
+    /// Make a file, directory, symlink or node. `mode` has the type bits; the umask counts where the directory has no default ACL.
     ///
     /// # Errors
     /// EEXIST, EMLINK and those of the bucket.
     pub fn make(
-        &self, caller: Caller, parent: u64, name: &[u8], mode: u32, rdev: u32, target: Option<&[u8]>,
+        &self, caller: Caller, parent: u64, name: &[u8], mode: u32, umask: u32, rdev: u32, target: Option<&[u8]>,
     ) -> Result<Attr, FsError> {
         let p = self.bucket.attr(parent)?;
         if mode & libc::S_IFMT == libc::S_IFDIR && p.nlink >= LINKS_MAX {
             return Err(BucketError::TooManyLinks.into());
         }
-        let (gid, mode) = inherited(&p, mode, caller);
-        Ok(self.bucket.make(parent, name, &NewInode { mode, uid: caller.uid, gid, rdev, target })?)
+        let default = if p.flags & crate::catalog::FLAG_XATTR != 0 { self.acl(parent, acl::DEFAULT)? } else { None };
+        let from_acl = acl::inherit(default.as_deref(), mode, umask);
+        let (gid, mode) = inherited(&p, from_acl.mode, caller);
+        let a = self.bucket.make(parent, name, &NewInode { mode, uid: caller.uid, gid, rdev, target })?;
+        for (name, value) in [(acl::ACCESS, from_acl.access), (acl::DEFAULT, from_acl.default)] {
+            if let Some(value) = value {
+                self.bucket.set_xattr(a.ino, name, &value, 0)?;
+            }
+        }
+        Ok(a)
     }
 
     /// # Errors

@@ -1,31 +1,28 @@
 //! Extended attributes: those of ssefs go to `sse`, all others are the user's own, byte for byte.
 
+use super::acl;
 use super::sse::PREFIX;
 use super::{Caller, Fs, FsError};
 
 /// The attribute of file capabilities, which writing clears (capabilities(7)).
 pub(super) const CAPABILITY: &[u8] = b"security.capability";
-const ACL_PREFIX: &[u8] = b"system.posix_acl_";
 
 /// Whether a setxattr or removexattr of this name may wait for a commit or convert content: not for an event thread.
 pub fn is_slow(name: &[u8]) -> bool {
     name.starts_with(PREFIX)
 }
 
-/// An ACL that nobody enforces would be a lie: none is taken as long as the mode bits do not follow it.
 /// Attributes outside the namespaces that a local disk keeps are refused, as it does.
 fn refuse_foreign(name: &[u8]) -> Result<(), FsError> {
-    if [&b"user."[..], b"trusted.", b"security.", b"system."].iter().any(|ns| name.starts_with(ns) && name.len() > ns.len()) {
+    if [&b"user."[..], b"trusted.", b"security."].iter().any(|ns| name.starts_with(ns) && name.len() > ns.len()) {
         return Ok(());
     }
     Err(FsError::Unsupported("attributes outside user, trusted and security"))
 }
 
-fn refuse_acl(name: &[u8]) -> Result<(), FsError> {
-    if name.starts_with(ACL_PREFIX) {
-        return Err(FsError::Unsupported("POSIX access control lists"));
-    }
-    Ok(())
+/// Whether this is one of the two ACLs.
+fn is_acl(name: &[u8]) -> bool {
+    name == acl::ACCESS || name == acl::DEFAULT
 }
 
 impl Fs {
@@ -36,7 +33,6 @@ impl Fs {
             let a = self.bucket.attr(ino)?;
             return self.sse_get(caller, &a, name);
         }
-        refuse_acl(name)?;
         Ok(self.bucket.xattr(ino, name)?)
     }
 
@@ -51,8 +47,11 @@ impl Fs {
             let a = self.bucket.attr(ino)?;
             return self.sse_set(caller, &a, name, value, flags);
         }
+        if is_acl(name) {
+            let a = self.bucket.attr(ino)?;
+            return self.set_acl(caller, &a, name, value);
+        }
         refuse_foreign(name)?;
-        refuse_acl(name)?;
         self.bucket.set_xattr(ino, name, value, flags)?;
         if name == CAPABILITY {
             self.capability_was_set();
@@ -67,7 +66,9 @@ impl Fs {
             let a = self.bucket.attr(ino)?;
             return self.sse_remove(caller, &a, name);
         }
-        refuse_acl(name)?;
+        if is_acl(name) {
+            return self.drop_acl(ino, name);
+        }
         Ok(self.bucket.remove_xattr(ino, name)?)
     }
 
@@ -95,12 +96,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_acl_is_refused_and_the_users_own_attributes_are_not() {
-        assert_eq!(refuse_acl(b"system.posix_acl_access").unwrap_err().errno(), libc::EOPNOTSUPP);
-        assert_eq!(refuse_acl(b"system.posix_acl_default").unwrap_err().errno(), libc::EOPNOTSUPP);
+    fn attributes_of_a_local_disks_namespaces_are_taken_and_others_are_not() {
         for name in [&b"user.x"[..], b"trusted.posix_acl_access", b"security.selinux", b"user.ssef"] {
-            refuse_acl(name).unwrap();
+            refuse_foreign(name).unwrap();
             assert!(!is_slow(name));
+        }
+        for name in [&b"nonamespace"[..], b"user.", b"system.other"] {
+            assert_eq!(refuse_foreign(name).unwrap_err().errno(), libc::EOPNOTSUPP);
         }
         assert!(is_slow(b"user.sse.default"));
     }
