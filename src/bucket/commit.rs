@@ -375,6 +375,10 @@ impl Bucket {
             }
         }
         let tx = self.catalog().lock();
+        // How often the KEKs of new PUTs have been used, so that their bound holds over openings.
+        for k in self.keks.lock().iter().filter(|k| g.puts.iter().any(|p| p.kek == k.id)) {
+            tx.put_kek(k)?;
+        }
         for f in g.freed.iter().filter(|f| f.plain) {
             tx.put_wipe(f.chunk.at.segment, f.chunk.at.position, f.chunk.frame_bytes)?;
         }

@@ -76,6 +76,7 @@ impl Leaf {
         if lo >= hi {
             return;
         }
+        let before = dropped.len();
         let old: Vec<Entry> = self.entries[lo..hi].to_vec();
         let mut kept = Vec::new();
         for e in &old {
@@ -91,8 +92,8 @@ impl Leaf {
             let gone = e.whole() && e.start >= from && e.end() <= to;
             if gone || !self.entries.iter().any(|x| x.at == e.at) {
                 let d = Dropped { at: e.at, frame_bytes: e.frame_bytes() };
-                // Two parts of one chunk may have gone at once.
-                if !dropped.contains(&d) {
+                // Two parts of one chunk may have gone at once. Earlier calls cannot have dropped it: it was still shown.
+                if !dropped[before..].contains(&d) {
                     dropped.push(d);
                 }
             }

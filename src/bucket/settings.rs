@@ -1,5 +1,5 @@
 //! What a bucket is: rule, dialect, owner, grants, directory rules. Read whole and verified when it opens; one tag
-//! authenticates all of it, and the keyring's mark tells an older state from the current one.
+//! authenticates all of it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::str::FromStr;
