@@ -44,6 +44,9 @@ fn wal_path(path: &Path) -> PathBuf {
 fn configure(conn: &Connection) -> Result<(), rusqlite::Error> {
     conn.busy_timeout(std::time::Duration::from_secs(10))?;
     conn.set_prepared_statement_cache_capacity(96);
+    // Closing must not checkpoint by itself: after a failed sync the frames in the WAL may be gone, and copying them would
+    // put what is left into the main file. Clean closings checkpoint before they close.
+    conn.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     conn.pragma_update(None, "trusted_schema", false)?;
     conn.pragma_update(None, "journal_mode", "WAL")?;
     conn.pragma_update(None, "synchronous", "NORMAL")?;

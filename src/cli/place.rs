@@ -129,6 +129,11 @@ pub struct OpenStore {
     pub keys: Arc<Keyring>,
 }
 
+/// What may lie in a directory that is to become a store: a disk's own folder, and what a crash left of a first try.
+fn is_ours(name: &std::ffi::OsStr) -> bool {
+    name == "lost+found" || name.to_str().is_some_and(|n| n.starts_with("store.id.new-"))
+}
+
 /// A directory that holds something else is never made a store.
 fn refuse_foreign(dir: &Path) -> Result<(), OpError> {
     let entries = match std::fs::read_dir(dir) {
@@ -136,7 +141,7 @@ fn refuse_foreign(dir: &Path) -> Result<(), OpError> {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         Err(e) => return Err(OpError::io(format_args!("read the store {}", dir.display()), &e)),
     };
-    match entries.filter_map(Result::ok).find(|entry| entry.file_name() != "lost+found") {
+    match entries.filter_map(Result::ok).find(|entry| !is_ours(&entry.file_name())) {
         None => Ok(()),
         Some(entry) => Err(OpError::new(
             ErrorCode::Refused,
