@@ -53,7 +53,7 @@ soak:
 	@packaging/need $(NEEDS_BUILD) $(NEEDS_MOUNT) $(NEEDS_TEST)
 	@for round in $$(seq $(SOAK_ROUNDS)); do \
 		echo "soak: round $$round of $(SOAK_ROUNDS)"; \
-		$(CARGO) test --release --locked --test kill9 --test power_cut -- --include-ignored --nocapture || exit 1; \
+		$(CARGO) test --release --locked --test kill9 --test kill9_tools --test power_cut -- --include-ignored --nocapture || exit 1; \
 	done
 
 # Writes man/ssefs.1 anew from the definitions of the command line; a test says when it is due.

@@ -3,6 +3,7 @@
 
 mod convert;
 mod mount;
+pub mod mount_table;
 
 use std::ffi::OsStr;
 use std::io;
@@ -193,10 +194,22 @@ impl Filesystem for Adapter {
     }
 
     fn setattr(
-        &self, req: &Request, ino: INodeNo, mode: Option<u32>, uid: Option<u32>, gid: Option<u32>, size: Option<u64>,
-        atime: Option<TimeOrNow>, mtime: Option<TimeOrNow>, _ctime: Option<SystemTime>, _fh: Option<FileHandle>,
-        _crtime: Option<SystemTime>, _chgtime: Option<SystemTime>, _bkuptime: Option<SystemTime>,
-        _flags: Option<BsdFileFlags>, reply: ReplyAttr,
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        _fh: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
     ) {
         let (caller, atime, mtime) = (caller(req), atime.map(nanoseconds), mtime.map(nanoseconds));
         let change = Change { mode, uid, gid, size, atime, mtime };
@@ -213,9 +226,7 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn mknod(
-        &self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, rdev: u32, reply: ReplyEntry,
-    ) {
+    fn mknod(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, rdev: u32, reply: ReplyEntry) {
         guard("mknod", || {
             let mode = if mode & libc::S_IFMT == 0 { mode | libc::S_IFREG } else { mode };
             self.enter(req.uid(), self.fs.make(caller(req), parent.0, name.as_bytes(), mode, umask, rdev, None), reply);
@@ -250,7 +261,13 @@ impl Filesystem for Adapter {
     }
 
     fn rename(
-        &self, req: &Request, parent: INodeNo, name: &OsStr, newparent: INodeNo, newname: &OsStr, flags: RenameFlags,
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        newparent: INodeNo,
+        newname: &OsStr,
+        flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
         guard("rename", || {
@@ -264,7 +281,14 @@ impl Filesystem for Adapter {
     }
 
     fn create(
-        &self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, flags: i32, reply: ReplyCreate,
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
     ) {
         guard("create", || {
             let caller = caller(req);
@@ -301,8 +325,15 @@ impl Filesystem for Adapter {
     }
 
     fn read(
-        &self, req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, size: u32, _flags: OpenFlags,
-        _lock_owner: Option<LockOwner>, reply: ReplyData,
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
     ) {
         guard("read", || match self.fs.bucket.read(ino.0, offset, size as usize) {
             Ok(data) => reply.data(&data),
@@ -311,8 +342,16 @@ impl Filesystem for Adapter {
     }
 
     fn write(
-        &self, req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, data: &[u8], write_flags: WriteFlags,
-        flags: OpenFlags, _lock_owner: Option<LockOwner>, reply: ReplyWrite,
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        data: &[u8],
+        write_flags: WriteFlags,
+        flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
     ) {
         guard("write", || {
             let uid = req.uid();
@@ -350,8 +389,14 @@ impl Filesystem for Adapter {
     }
 
     fn release(
-        &self, _req: &Request, _ino: INodeNo, fh: FileHandle, _flags: OpenFlags, _lock_owner: Option<LockOwner>,
-        _flush: bool, reply: ReplyEmpty,
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
     ) {
         guard("release", || {
             self.fs.close(fh.0);
@@ -427,7 +472,14 @@ impl Filesystem for Adapter {
     }
 
     fn setxattr(
-        &self, req: &Request, ino: INodeNo, name: &OsStr, value: &[u8], flags: i32, _position: u32, reply: ReplyEmpty,
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
     ) {
         let caller = caller(req);
         if !is_slow(name.as_bytes()) {
@@ -467,7 +519,14 @@ impl Filesystem for Adapter {
     }
 
     fn fallocate(
-        &self, req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, length: u64, mode: i32, reply: ReplyEmpty,
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
     ) {
         guard("fallocate", || self.empty(req.uid(), self.fs.allocate(ino.0, offset, length, mode), reply));
     }
@@ -480,8 +539,17 @@ impl Filesystem for Adapter {
     }
 
     fn copy_file_range(
-        &self, req: &Request, ino_in: INodeNo, _fh_in: FileHandle, offset_in: u64, ino_out: INodeNo,
-        _fh_out: FileHandle, offset_out: u64, len: u64, _flags: CopyFileRangeFlags, reply: ReplyWrite,
+        &self,
+        req: &Request,
+        ino_in: INodeNo,
+        _fh_in: FileHandle,
+        offset_in: u64,
+        ino_out: INodeNo,
+        _fh_out: FileHandle,
+        offset_out: u64,
+        len: u64,
+        _flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
     ) {
         let (fs, uid, len) = (Arc::clone(&self.fs), req.uid(), len.min(COPY_BYTES_MAX));
         let job = move || match fs.bucket.copy_range(ino_in.0, offset_in, ino_out.0, offset_out, len) {

@@ -37,10 +37,7 @@ impl FromStr for BucketName {
     fn from_str(s: &str) -> Result<Self, NameError> {
         let legal = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
         let bytes = s.as_bytes();
-        if bytes.is_empty()
-            || bytes.len() > 255
-            || !bytes.iter().all(|&b| legal(b))
-            || matches!(bytes[0], b'.' | b'-')
+        if bytes.is_empty() || bytes.len() > 255 || !bytes.iter().all(|&b| legal(b)) || matches!(bytes[0], b'.' | b'-')
         {
             return Err(NameError::Bucket(s.chars().take(80).collect()));
         }

@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
-use proptest::test_runner::{Config, TestRunner};
 use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
 use ssefs::bucket::{Bucket, CreateOptions, NewInode, OpenOptions, ROOT};
 use ssefs::keys::{Keyring, RootSource};
 use ssefs::rule::Dialect;
@@ -27,7 +27,12 @@ impl Place {
     }
     fn create(&self, name: &str, rule: Option<&str>, chunk_bytes: u32) {
         let id = self.keys.open_store(&self.store(), true).unwrap();
-        let o = CreateOptions { dialect: Dialect::Native, rule: rule.map(|r| r.parse().unwrap()), owner_uid: 0, chunk_bytes };
+        let o = CreateOptions {
+            dialect: Dialect::Native,
+            rule: rule.map(|r| r.parse().unwrap()),
+            owner_uid: 0,
+            chunk_bytes,
+        };
         Bucket::create(&self.store(), id, &name.parse::<BucketName>().unwrap(), &self.keys, &o).unwrap();
     }
     fn open(&self, name: &str) -> Arc<Bucket> {
@@ -162,8 +167,10 @@ fn run(place: &Place, name: &str, rule: Option<&str>, chunk: u32, ops: &[Op]) {
 fn a_bucket_holds_what_a_byte_vector_holds() {
     let place = Place::new();
     let n = std::cell::Cell::new(0);
-    let mut runner = TestRunner::new(Config { cases: 60, max_shrink_iters: 300, failure_persistence: None, ..Config::default() });
-    let strategy = (prop::collection::vec(op(), 1..40), prop_oneof![Just(4096u32), Just(16384), Just(262_144)], 0usize..3);
+    let mut runner =
+        TestRunner::new(Config { cases: 60, max_shrink_iters: 300, failure_persistence: None, ..Config::default() });
+    let strategy =
+        (prop::collection::vec(op(), 1..40), prop_oneof![Just(4096u32), Just(16384), Just(262_144)], 0usize..3);
     runner
         .run(&strategy, |(ops, chunk, rule)| {
             n.set(n.get() + 1);

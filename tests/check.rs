@@ -208,7 +208,11 @@ fn a_missing_or_cut_segment_is_told_by_name() {
 
 #[test]
 fn altered_attributes_are_told() {
-    Harmed::harm(|h| format!("UPDATE inode SET size = size - 1 WHERE ino = {}", h.small), Code::Seal, |h| Some(h.small));
+    Harmed::harm(
+        |h| format!("UPDATE inode SET size = size - 1 WHERE ino = {}", h.small),
+        Code::Seal,
+        |h| Some(h.small),
+    );
     Harmed::harm(|h| format!("UPDATE inode SET nlink = 3 WHERE ino = {}", h.small), Code::Links, |h| Some(h.small));
     Harmed::harm(|h| format!("UPDATE inode SET nlink = 4 WHERE ino = {}", h.sub), Code::Links, |h| Some(h.sub));
     Harmed::harm(|h| format!("UPDATE inode SET sealed = 1 WHERE ino = {}", h.large), Code::Sealed, |h| Some(h.large));
@@ -226,9 +230,17 @@ fn altered_names_are_told() {
     Harmed::harm(|_| "DELETE FROM dirent WHERE name = x'6c61726765'".into(), Code::Links, |h| Some(h.large));
     Harmed::harm(|_| "UPDATE dirent SET ino = 77 WHERE name = x'6c61726765'".into(), Code::Name, |_| Some(77));
     Harmed::harm(|_| "UPDATE dirent SET kind = 12 WHERE name = x'6c61726765'".into(), Code::Name, |h| Some(h.large));
-    Harmed::harm(|h| format!("UPDATE dirent SET parent = {0} WHERE ino = {0}", h.sub), Code::Directory, |h| Some(h.sub));
+    Harmed::harm(
+        |h| format!("UPDATE dirent SET parent = {0} WHERE ino = {0}", h.sub),
+        Code::Directory,
+        |h| Some(h.sub),
+    );
     Harmed::harm(|h| format!("UPDATE inode SET parent = 9 WHERE ino = {}", h.sub), Code::Directory, |h| Some(h.sub));
-    Harmed::harm(|h| format!("UPDATE dirent SET parent = {} WHERE name = x'6c61726765'", h.small), Code::Name, |h| Some(h.large));
+    Harmed::harm(
+        |h| format!("UPDATE dirent SET parent = {} WHERE name = x'6c61726765'", h.small),
+        Code::Name,
+        |h| Some(h.large),
+    );
     Harmed::harm(|h| format!("DELETE FROM inode WHERE ino = {}", h.small), Code::Name, |h| Some(h.small));
 }
 
@@ -256,7 +268,11 @@ fn altered_seals_and_maps_are_told() {
     assert!(r.problems.iter().any(|p| p.path.as_deref() == Some("sub/large")), "{r:#?}");
     // The 32nd byte of a leaf: the counter of its first run. Then a body that does not parse, then a node too many.
     let body = "substr(body, 1, 31) || x'ff' || substr(body, 33)";
-    Harmed::harm(|_| format!("UPDATE node SET body = CAST({body} AS BLOB) WHERE id = {first}"), Code::Map, |h| Some(h.large));
+    Harmed::harm(
+        |_| format!("UPDATE node SET body = CAST({body} AS BLOB) WHERE id = {first}"),
+        Code::Map,
+        |h| Some(h.large),
+    );
     Harmed::harm(|_| format!("UPDATE node SET body = zeroblob(44) WHERE id = {first}"), Code::Map, |h| Some(h.large));
     Harmed::harm(|_| "INSERT INTO node VALUES (4000, x'0000')".into(), Code::Node, |_| None);
 }
@@ -290,7 +306,8 @@ fn keys_that_are_disabled_are_no_damage() {
 
 #[test]
 fn a_finding_is_one_object_of_json() {
-    let r = Harmed::harm(|h| format!("UPDATE inode SET nlink = 3 WHERE ino = {}", h.small), Code::Links, |h| Some(h.small));
+    let r =
+        Harmed::harm(|h| format!("UPDATE inode SET nlink = 3 WHERE ino = {}", h.small), Code::Links, |h| Some(h.small));
     let v = serde_json::to_value(&r).unwrap();
     let p = &v["problems"][0];
     assert_eq!((p["code"].as_str(), p["path"].as_str()), (Some("links"), Some("small")));

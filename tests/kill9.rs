@@ -22,10 +22,7 @@ const OPS_MAX: usize = 500;
 const DURABLE_AFTER: Duration = Duration::from_millis(1000 + 1200);
 
 fn number(variable: &str, default: u64) -> u64 {
-    std::env::var(variable)
-        .ok()
-        .and_then(|v| v.parse().ok())
-        .unwrap_or(default)
+    std::env::var(variable).ok().and_then(|v| v.parse().ok()).unwrap_or(default)
 }
 
 fn own_dir(root: &Path, thread: usize) -> std::path::PathBuf {
@@ -42,33 +39,20 @@ impl Acknowledged {
     fn settle(&self, histories: &mut [History]) {
         let tick = self.tick.load(Ordering::SeqCst);
         for history in histories {
-            let finished = history
-                .spans
-                .iter()
-                .take_while(|(_, end)| *end < tick)
-                .count();
+            let finished = history.spans.iter().take_while(|(_, end)| *end < tick).count();
             history.acknowledged = history.acknowledged.max(finished);
         }
     }
 }
 
 /// Works in all threads until the daemon is killed, `after` from now.
-fn churn(
-    daemon: Daemon,
-    root: &Path,
-    seed: u64,
-    after: Duration,
-    starts: Vec<State>,
-) -> Result<Vec<History>, String> {
+fn churn(daemon: Daemon, root: &Path, seed: u64, after: Duration, starts: Vec<State>) -> Result<Vec<History>, String> {
     let clock = AtomicU64::new(1);
-    let acknowledged = Acknowledged {
-        tick: AtomicU64::new(0),
-    };
+    let acknowledged = Acknowledged { tick: AtomicU64::new(0) };
     let killed = AtomicBool::new(false);
     let begin = Barrier::new(THREADS + 1);
     let early: Mutex<Vec<String>> = Mutex::default();
-    let (clock, acknowledged, killed, begin, early) =
-        (&clock, &acknowledged, &killed, &begin, &early);
+    let (clock, acknowledged, killed, begin, early) = (&clock, &acknowledged, &killed, &begin, &early);
     let (mut histories, moment) = std::thread::scope(|scope| {
         let workers: Vec<_> = starts
             .into_iter()
@@ -87,10 +71,7 @@ fn churn(
                     if let Ended::Failed(op, error) = ended
                         && !killed.load(Ordering::SeqCst)
                     {
-                        early
-                            .lock()
-                            .unwrap()
-                            .push(format!("{op:?} failed before the kill: {error}"));
+                        early.lock().unwrap().push(format!("{op:?} failed before the kill: {error}"));
                     }
                     history
                 })
@@ -101,24 +82,15 @@ fn churn(
         killed.store(true, Ordering::SeqCst);
         let moment = Instant::now();
         daemon.kill();
-        let finished: Vec<History> = workers
-            .into_iter()
-            .map(|w| w.join().expect("a worker does not panic"))
-            .collect();
+        let finished: Vec<History> = workers.into_iter().map(|w| w.join().expect("a worker does not panic")).collect();
         (finished, moment)
     });
     acknowledged.settle(&mut histories);
     if let Some(durable) = moment.checked_sub(DURABLE_AFTER) {
-        histories
-            .iter_mut()
-            .for_each(|history| history.acknowledge_until(durable));
+        histories.iter_mut().for_each(|history| history.acknowledge_until(durable));
     }
     let early = early.lock().unwrap();
-    if early.is_empty() {
-        Ok(histories)
-    } else {
-        Err(early.join("\n"))
-    }
+    if early.is_empty() { Ok(histories) } else { Err(early.join("\n")) }
 }
 
 /// Each thread's directory equals one of its states; and the threads' states are of one moment: what had ended
@@ -126,13 +98,8 @@ fn churn(
 fn judge(histories: &[History], root: &Path) -> Result<Vec<State>, String> {
     let mut matches: Vec<Match> = Vec::new();
     for (thread, history) in histories.iter().enumerate() {
-        let seen =
-            Seen::read(&own_dir(root, thread)).map_err(|e| format!("thread {thread}: {e}"))?;
-        matches.push(
-            history
-                .find(&seen)
-                .map_err(|broken| format!("thread {thread}: {broken}"))?,
-        );
+        let seen = Seen::read(&own_dir(root, thread)).map_err(|e| format!("thread {thread}: {e}"))?;
+        matches.push(history.find(&seen).map_err(|broken| format!("thread {thread}: {broken}"))?);
     }
     for (thread, (history, found)) in histories.iter().zip(&matches).enumerate() {
         let Some(newest) = found.first.checked_sub(1) else {
@@ -140,11 +107,7 @@ fn judge(histories: &[History], root: &Path) -> Result<Vec<State>, String> {
         };
         let (begin, _) = history.spans[newest];
         for (other, (earlier, seen)) in histories.iter().zip(&matches).enumerate() {
-            let needed = earlier
-                .spans
-                .iter()
-                .take_while(|(_, end)| *end < begin)
-                .count();
+            let needed = earlier.spans.iter().take_while(|(_, end)| *end < begin).count();
             if seen.last < needed {
                 return Err(format!(
                     "two moments: {:?} of thread {thread} is there, but of thread {other} only state {} where {needed} operations had ended before it began; missing {:?}",
@@ -153,11 +116,7 @@ fn judge(histories: &[History], root: &Path) -> Result<Vec<State>, String> {
             }
         }
     }
-    Ok(histories
-        .iter()
-        .zip(&matches)
-        .map(|(h, m)| h.states[m.last].clone())
-        .collect())
+    Ok(histories.iter().zip(&matches).map(|(h, m)| h.states[m.last].clone()).collect())
 }
 
 #[test]
@@ -170,8 +129,7 @@ fn r62_kill_9_under_load_leaves_one_moment_and_every_acknowledged_byte() {
     let root = dir.path().join("mnt");
     std::fs::create_dir(&root).unwrap();
     let log = dir.path().join("log");
-    let start =
-        |what: &str| Daemon::start(&place, &root, &log).unwrap_or_else(|e| panic!("{what}: {e}"));
+    let start = |what: &str| Daemon::start(&place, &root, &log).unwrap_or_else(|e| panic!("{what}: {e}"));
 
     let daemon = start("first mount");
     for thread in 0..THREADS {
@@ -186,35 +144,20 @@ fn r62_kill_9_under_load_leaves_one_moment_and_every_acknowledged_byte() {
         // Most rounds die in the middle of the work; some so late that the commit interval has run out.
         let late = if round % 10 == 9 { 2500 } else { 10 };
         let after = Duration::from_millis(late + rng.below(300));
-        let context = format!(
-            "SSEFS_KILL_SEED={} (round {round} of seed {seed}, killed after {after:?})",
-            seed + round
-        );
+        let context =
+            format!("SSEFS_KILL_SEED={} (round {round} of seed {seed}, killed after {after:?})", seed + round);
         let daemon = start(&context);
-        let histories = churn(daemon, &root, seed + round, after, states)
-            .unwrap_or_else(|e| panic!("{context}: {e}"));
+        let histories = churn(daemon, &root, seed + round, after, states).unwrap_or_else(|e| panic!("{context}: {e}"));
         let daemon = start(&context);
-        let kept = judge(&histories, &root)
-            .unwrap_or_else(|e| panic!("{context}: {e}\n{}", daemon.output()));
-        daemon
-            .unmount()
-            .unwrap_or_else(|e| panic!("{context}: {e}"));
+        let kept = judge(&histories, &root).unwrap_or_else(|e| panic!("{context}: {e}\n{}", daemon.output()));
+        daemon.unmount().unwrap_or_else(|e| panic!("{context}: {e}"));
         place.check().unwrap_or_else(|e| panic!("{context}: {e}"));
         operations += histories.iter().map(|h| h.ops.len()).sum::<usize>();
-        lost += histories
-            .iter()
-            .filter(|h| h.acknowledged + 1 < h.states.len())
-            .count();
+        lost += histories.iter().filter(|h| h.acknowledged + 1 < h.states.len()).count();
         states = kept;
     }
-    println!(
-        "{rounds} kills, {operations} operations, in {:?}",
-        started.elapsed()
-    );
-    assert!(
-        lost > 0,
-        "every kill hit an idle mount: the load is too small to prove anything"
-    );
+    println!("{rounds} kills, {operations} operations, in {:?}", started.elapsed());
+    assert!(lost > 0, "every kill hit an idle mount: the load is too small to prove anything");
 }
 
 /// The test of the test: a tree from before an acknowledged fsync, a torn file and a mixture of two moments must
@@ -237,11 +180,7 @@ fn the_judge_refuses_lost_torn_and_mixed_states() {
     judge(&histories, dir.path()).expect("the model agrees with a plain directory");
 
     // Torn: one byte of one file differs.
-    let victim = histories[1]
-        .now()
-        .files()
-        .into_iter()
-        .find(|f| histories[1].now().size(f) > 0);
+    let victim = histories[1].now().files().into_iter().find(|f| histories[1].now().size(f) > 0);
     let path = own_dir(dir.path(), 1).join(victim.expect("a file with content"));
     let good = std::fs::read(&path).unwrap();
     let mut bad = good.clone();
@@ -261,8 +200,5 @@ fn the_judge_refuses_lost_torn_and_mixed_states() {
     // Lost: the same, and thread 0 had synced.
     histories[0].acknowledge();
     let refused = judge(&histories, dir.path()).expect_err("a loss");
-    assert!(
-        refused.contains("acknowledged changes are lost"),
-        "{refused}"
-    );
+    assert!(refused.contains("acknowledged changes are lost"), "{refused}");
 }

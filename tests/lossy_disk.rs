@@ -102,14 +102,8 @@ fn unsynced_writes_are_torn_at_sectors_and_out_of_order() {
         inside_block += i32::from(first.chunks(4096).any(|b| b.contains(&1) && b.contains(&2)));
         reordered += i32::from(first.contains(&1) && bytes[16_384..].contains(&3));
     }
-    assert!(
-        torn > 20 && inside_block > 10 && reordered > 5,
-        "{torn} {inside_block} {reordered}"
-    );
-    assert!(
-        sizes.len() > 3,
-        "the size must survive in part too: {sizes:?}"
-    );
+    assert!(torn > 20 && inside_block > 10 && reordered > 5, "{torn} {inside_block} {reordered}");
+    assert!(sizes.len() > 3, "the size must survive in part too: {sizes:?}");
 }
 
 #[test]
@@ -144,9 +138,7 @@ fn the_power_goes_out_in_the_nth_call_and_stays_out() {
         assert_eq!(work().is_ok(), n > 5, "step {n}");
         assert_eq!(disk.is_cut(), n <= 5);
         if n <= 5 {
-            let errno = fs::write(disk.path().join("x"), b"")
-                .unwrap_err()
-                .raw_os_error();
+            let errno = fs::write(disk.path().join("x"), b"").unwrap_err().raw_os_error();
             assert_eq!(errno, Some(libc::EIO));
         }
         disk.reboot(Survival::Random, n).unwrap();
@@ -170,32 +162,17 @@ fn a_sync_that_fails_once_loses_data_that_a_second_sync_does_not_bring_back() {
         file.sync_all().unwrap();
     }
     disk.reboot(Survival::Everything, 1).unwrap();
-    let torn = |n: &i32| {
-        fs::read(disk.path().join(format!("f{n}")))
-            .unwrap()
-            .contains(&1)
-    };
-    assert!(
-        (0..20).filter(torn).count() > 5,
-        "lost in spite of the second sync"
-    );
+    let torn = |n: &i32| fs::read(disk.path().join(format!("f{n}"))).unwrap().contains(&1);
+    assert!((0..20).filter(torn).count() > 5, "lost in spite of the second sync");
 }
 
 #[test]
 fn faults_strike_the_chosen_call_on_the_chosen_file() {
     let disk = LossyDisk::new(Names::Strict).unwrap();
-    let hit = OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(disk.path().join("a-wal"))
-        .unwrap();
+    let hit = OpenOptions::new().create(true).append(true).open(disk.path().join("a-wal")).unwrap();
     let safe = File::create(disk.path().join("b")).unwrap();
     let no_space = Action::Errno(libc::ENOSPC);
-    disk.inject(Fault {
-        name_ends: "-wal".into(),
-        after: 1,
-        ..Fault::once(&[Call::Write], no_space)
-    });
+    disk.inject(Fault { name_ends: "-wal".into(), after: 1, ..Fault::once(&[Call::Write], no_space) });
     (&safe).write_all(b"x").unwrap();
     (&hit).write_all(b"first").unwrap();
     let error = (&hit).write_all(b"second").unwrap_err();
@@ -212,10 +189,7 @@ fn a_sync_that_lies_keeps_nothing() {
     let mut disk = LossyDisk::new(Names::Strict).unwrap();
     durable_file(&disk.path().join("f"), b"old");
     disk.inject(Fault::lying_sync("f"));
-    let mut file = OpenOptions::new()
-        .write(true)
-        .open(disk.path().join("f"))
-        .unwrap();
+    let mut file = OpenOptions::new().write(true).open(disk.path().join("f")).unwrap();
     file.write_all(b"new").unwrap();
     file.sync_all().unwrap();
     drop(file);
@@ -227,13 +201,8 @@ fn a_sync_that_lies_keeps_nothing() {
 fn holes_direct_writes_links_and_shared_maps_work() {
     let disk = LossyDisk::new(Names::Strict).unwrap();
     let path = disk.path().join("f");
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .custom_flags(libc::O_DIRECT)
-        .open(&path)
-        .unwrap();
+    let file =
+        OpenOptions::new().read(true).write(true).create_new(true).custom_flags(libc::O_DIRECT).open(&path).unwrap();
     let mut buffer = vec![0u8; 3 * 4096];
     let skip = buffer.as_ptr().align_offset(4096);
     buffer[skip..skip + 8192].fill(9);
@@ -251,10 +220,7 @@ fn holes_direct_writes_links_and_shared_maps_work() {
     fs::hard_link(&path, disk.path().join("g")).unwrap();
     assert_eq!(fs::metadata(&path).unwrap().nlink(), 2);
     let mut bytes = Vec::new();
-    File::open(disk.path().join("g"))
-        .unwrap()
-        .read_to_end(&mut bytes)
-        .unwrap();
+    File::open(disk.path().join("g")).unwrap().read_to_end(&mut bytes).unwrap();
     assert!(bytes[..8192].iter().all(|b| *b == 0) && bytes[8192..].iter().all(|b| *b == 9));
 
     assert_eq!(child("map", &path), "done\n");
@@ -277,10 +243,7 @@ fn cut_and_judge(seed: u64, cut: u64, survival: Survival) -> Result<usize, Strin
     }
     disk.reboot(survival, seed).unwrap();
     let seen = Seen::read(disk.path())?;
-    history
-        .find(&seen)
-        .map(|found| found.last)
-        .map_err(|broken| broken.to_string())
+    history.find(&seen).map(|found| found.last).map_err(|broken| broken.to_string())
 }
 
 #[test]
@@ -304,45 +267,27 @@ fn the_model_refuses_a_disk_that_keeps_any_subset() {
 /// written, and serving that write needs the lock.
 fn child(role: &str, path: &Path) -> String {
     let output = Command::new(std::env::current_exe().unwrap())
-        .args([
-            "--exact",
-            "child_process",
-            "--ignored",
-            "--nocapture",
-            "--test-threads=1",
-        ])
+        .args(["--exact", "child_process", "--ignored", "--nocapture", "--test-threads=1"])
         .env("LOSSY_CHILD", role)
         .env("LOSSY_PATH", path)
         .output()
         .unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
-    assert!(
-        output.status.success(),
-        "{role}: {text}{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    text.lines()
-        .filter_map(|l| l.split_once("says: "))
-        .map(|(_, said)| format!("{said}\n"))
-        .collect()
+    assert!(output.status.success(), "{role}: {text}{}", String::from_utf8_lossy(&output.stderr));
+    text.lines().filter_map(|l| l.split_once("says: ")).map(|(_, said)| format!("{said}\n")).collect()
 }
 
 /// The other process of the tests here; does nothing when it is not asked to.
 #[test]
 #[ignore = "the child process of other tests"]
 fn child_process() {
-    let (Ok(role), Some(path)) = (std::env::var("LOSSY_CHILD"), std::env::var_os("LOSSY_PATH"))
-    else {
+    let (Ok(role), Some(path)) = (std::env::var("LOSSY_CHILD"), std::env::var_os("LOSSY_PATH")) else {
         return;
     };
     let open = || rusqlite::Connection::open(&path).unwrap();
     match role.as_str() {
         "map" => {
-            let file = OpenOptions::new()
-                .read(true)
-                .write(true)
-                .open(&path)
-                .unwrap();
+            let file = OpenOptions::new().read(true).write(true).open(&path).unwrap();
             let fd = std::os::fd::AsRawFd::as_raw_fd(&file);
             // SAFETY: the mapping is inside the file, checked, used and unmapped here.
             unsafe {
@@ -355,30 +300,21 @@ fn child_process() {
             println!("says: done");
         }
         "create" => {
-            open()
-                .execute_batch("PRAGMA journal_mode=WAL; CREATE TABLE t(n INTEGER, b BLOB);")
-                .unwrap();
+            open().execute_batch("PRAGMA journal_mode=WAL; CREATE TABLE t(n INTEGER, b BLOB);").unwrap();
         }
         "insert" => {
             let conn = open();
-            conn.execute_batch("PRAGMA synchronous=FULL; PRAGMA wal_autocheckpoint=10;")
-                .unwrap();
+            conn.execute_batch("PRAGMA synchronous=FULL; PRAGMA wal_autocheckpoint=10;").unwrap();
             let insert = "INSERT INTO t VALUES(?1, randomblob(3000))";
-            let acknowledged = (1..=60)
-                .take_while(|n| conn.execute(insert, [n]).is_ok())
-                .count();
+            let acknowledged = (1..=60).take_while(|n| conn.execute(insert, [n]).is_ok()).count();
             println!("says: {acknowledged}");
         }
         "verify" => {
             let conn = open();
-            let ok: String = conn
-                .query_row("PRAGMA integrity_check", [], |r| r.get(0))
-                .unwrap();
+            let ok: String = conn.query_row("PRAGMA integrity_check", [], |r| r.get(0)).unwrap();
             assert_eq!(ok, "ok");
             let both = "SELECT ifnull(max(n),0), count(*) FROM t";
-            let (max, count): (i64, i64) = conn
-                .query_row(both, [], |r| Ok((r.get(0)?, r.get(1)?)))
-                .unwrap();
+            let (max, count): (i64, i64) = conn.query_row(both, [], |r| Ok((r.get(0)?, r.get(1)?))).unwrap();
             assert_eq!(max, count, "no gap");
             println!("says: {count}");
         }
@@ -397,11 +333,7 @@ fn sqlite_in_wal_mode_keeps_its_promise_on_the_lossy_disk() {
     let mut in_flight_lost = 0;
     let mut cut = 0;
     for seed in 0..100u64 {
-        let names = if seed % 2 == 0 {
-            Names::Strict
-        } else {
-            Names::Journal
-        };
+        let names = if seed % 2 == 0 { Names::Strict } else { Names::Journal };
         let mut disk = LossyDisk::new(names).unwrap();
         let db = disk.path().join("db");
         child("create", &db);
@@ -412,16 +344,10 @@ fn sqlite_in_wal_mode_keeps_its_promise_on_the_lossy_disk() {
         let survival = Survival::ALL[(seed % 5) as usize];
         disk.reboot(survival, seed).unwrap();
         let there = child_number("verify", &disk.path().join("db"));
-        assert!(
-            there >= acknowledged,
-            "seed {seed} {survival:?}: {acknowledged} acknowledged, {there} there"
-        );
+        assert!(there >= acknowledged, "seed {seed} {survival:?}: {acknowledged} acknowledged, {there} there");
         in_flight_lost += i32::from(there == acknowledged);
     }
-    assert!(
-        cut > 60 && in_flight_lost > 50,
-        "{cut} cuts, {in_flight_lost} lost what was in flight"
-    );
+    assert!(cut > 60 && in_flight_lost > 50, "{cut} cuts, {in_flight_lost} lost what was in flight");
 }
 
 /// The same work with syncs that do nothing must be caught, or the test above could not fail.

@@ -42,51 +42,24 @@ struct Trial {
 
 impl fmt::Display for Trial {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Trial {
-            workload,
-            cut,
-            survival,
-            seed,
-            second,
-            fresh,
-            failed_sync,
-        } = self;
+        let Trial { workload, cut, survival, seed, second, fresh, failed_sync } = self;
         let fresh = u8::from(*fresh);
-        write!(
-            f,
-            "{workload}:{cut}:{survival}:{seed}:{second}:{fresh}:{failed_sync}"
-        )
+        write!(f, "{workload}:{cut}:{survival}:{seed}:{second}:{fresh}:{failed_sync}")
     }
 }
 
 impl Trial {
     fn parse(text: &str) -> Option<Trial> {
-        let n: Vec<u64> = text
-            .split(':')
-            .map(str::parse)
-            .collect::<Result<_, _>>()
-            .ok()?;
+        let n: Vec<u64> = text.split(':').map(str::parse).collect::<Result<_, _>>().ok()?;
         let &[workload, cut, survival, seed, second, fresh, failed_sync] = &n[..] else {
             return None;
         };
         let survival = survival as usize % Survival::ALL.len();
-        Some(Trial {
-            workload,
-            cut,
-            survival,
-            seed,
-            second,
-            fresh: fresh != 0,
-            failed_sync,
-        })
+        Some(Trial { workload, cut, survival, seed, second, fresh: fresh != 0, failed_sync })
     }
 
     fn names(self) -> Names {
-        if self.workload % 3 == 2 {
-            Names::Journal
-        } else {
-            Names::Strict
-        }
+        if self.workload % 3 == 2 { Names::Journal } else { Names::Strict }
     }
 
     fn survival(self) -> Survival {
@@ -102,14 +75,8 @@ struct Bench {
 
 impl Bench {
     fn new() -> Bench {
-        let dir = tempfile::Builder::new()
-            .prefix("power-cut-")
-            .tempdir()
-            .unwrap();
-        Bench {
-            dir,
-            mounts: AtomicUsize::new(0),
-        }
+        let dir = tempfile::Builder::new().prefix("power-cut-").tempdir().unwrap();
+        Bench { dir, mounts: AtomicUsize::new(0) }
     }
 
     fn mount(&self, disk: &LossyDisk) -> Result<(Daemon, std::path::PathBuf), String> {
@@ -126,29 +93,18 @@ impl Bench {
 fn base_image(names: Names) -> Image {
     let bench = Bench::new();
     let disk = LossyDisk::new(names).unwrap();
-    let (daemon, _) = bench
-        .mount(&disk)
-        .expect("ssefs mounts a new bucket on the lossy disk");
+    let (daemon, _) = bench.mount(&disk).expect("ssefs mounts a new bucket on the lossy disk");
     daemon.unmount().expect("ssefs unmounts cleanly");
     disk.image()
 }
 
 fn start_disk(trial: Trial, base: &Image) -> LossyDisk {
-    let image = if trial.fresh {
-        Image::new(trial.names())
-    } else {
-        base.clone()
-    };
+    let image = if trial.fresh { Image::new(trial.names()) } else { base.clone() };
     LossyDisk::from_image(image).unwrap()
 }
 
 /// Mounts and works until power is out or the work is done; then unmounts cleanly or kills.
-fn work(
-    trial: Trial,
-    bench: &Bench,
-    disk: &LossyDisk,
-    history: &mut History,
-) -> Result<(), String> {
+fn work(trial: Trial, bench: &Bench, disk: &LossyDisk, history: &mut History) -> Result<(), String> {
     let (daemon, root) = match bench.mount(disk) {
         Ok(mounted) => mounted,
         Err(_) if disk.is_cut() => return Ok(()),
@@ -157,23 +113,13 @@ fn work(
         Err(error) => return Err(format!("first mount: {error}")),
     };
     let mut worker = Worker::new(trial.workload);
-    let ended = worker.run(
-        &root,
-        history,
-        OPS,
-        &AtomicU64::new(0),
-        &|| disk.is_cut(),
-        &|_| (),
-    );
+    let ended = worker.run(&root, history, OPS, &AtomicU64::new(0), &|| disk.is_cut(), &|_| ());
     worker.release(history);
     if let Ended::Failed(op, error) = &ended
         && !disk.is_cut()
         && trial.failed_sync == 0
     {
-        return Err(format!(
-            "{op:?} failed though power was on: {error}\n{}",
-            daemon.output()
-        ));
+        return Err(format!("{op:?} failed though power was on: {error}\n{}", daemon.output()));
     }
     if disk.is_cut() || trial.failed_sync > 0 {
         daemon.kill();
@@ -190,10 +136,7 @@ fn work(
 
 fn look(history: &History, root: &Path) -> Result<usize, String> {
     let seen = Seen::read(root)?;
-    history
-        .find(&seen)
-        .map(|found| found.last)
-        .map_err(|broken| broken.to_string())
+    history.find(&seen).map(|found| found.last).map_err(|broken| broken.to_string())
 }
 
 /// One cut from begin to end. Returns how many changing calls there were, to choose the next cuts by.
@@ -204,16 +147,12 @@ fn run(trial: Trial, base: &Image) -> Result<u64, String> {
     disk.cut_in(trial.cut);
     if trial.failed_sync > 0 {
         let after = trial.failed_sync - 1;
-        disk.inject(Fault {
-            after,
-            ..Fault::once(&[Call::Fsync], Action::SyncFails)
-        });
+        disk.inject(Fault { after, ..Fault::once(&[Call::Fsync], Action::SyncFails) });
     }
     let mut history = History::new(State::default());
     work(trial, &bench, &disk, &mut history)?;
     let steps = disk.steps() - before;
-    disk.reboot(trial.survival(), trial.seed)
-        .map_err(|e| e.to_string())?;
+    disk.reboot(trial.survival(), trial.seed).map_err(|e| e.to_string())?;
 
     if trial.second > 0 {
         disk.cut_in(trial.second);
@@ -222,32 +161,19 @@ fn run(trial: Trial, base: &Image) -> Result<u64, String> {
             Err(error) if !disk.is_cut() => return Err(format!("mount after the cut: {error}")),
             Err(_) => {}
         }
-        disk.reboot(trial.survival(), trial.seed + 1)
-            .map_err(|e| e.to_string())?;
+        disk.reboot(trial.survival(), trial.seed + 1).map_err(|e| e.to_string())?;
     }
 
-    let (daemon, root) = bench
-        .mount(&disk)
-        .map_err(|e| format!("mount after the cut: {e}"))?;
+    let (daemon, root) = bench.mount(&disk).map_err(|e| format!("mount after the cut: {e}"))?;
     let found = look(&history, &root).map_err(|e| format!("{e}\n{}", daemon.output()))?;
     // Every fourth: the recovered bucket must be as good as any other, so work on and look again.
     if trial.seed.is_multiple_of(4) {
         let mut history = History::new(history.states[found].clone());
         let mut worker = Worker::new(trial.workload + 1000);
-        let ended = worker.run(
-            &root,
-            &mut history,
-            12,
-            &AtomicU64::new(0),
-            &|| false,
-            &|_| (),
-        );
+        let ended = worker.run(&root, &mut history, 12, &AtomicU64::new(0), &|| false, &|_| ());
         worker.release(&mut history);
         if let Ended::Failed(op, error) = ended {
-            return Err(format!(
-                "after recovery {op:?}: {error}\n{}",
-                daemon.output()
-            ));
+            return Err(format!("after recovery {op:?}: {error}\n{}", daemon.output()));
         }
         history.acknowledge();
         look(&history, &root).map_err(|e| format!("work after recovery: {e}"))?;
@@ -258,10 +184,7 @@ fn run(trial: Trial, base: &Image) -> Result<u64, String> {
 }
 
 fn number(variable: &str, default: u64) -> u64 {
-    std::env::var(variable)
-        .ok()
-        .and_then(|v| v.parse().ok())
-        .unwrap_or(default)
+    std::env::var(variable).ok().and_then(|v| v.parse().ok()).unwrap_or(default)
 }
 
 /// The cuts of one workload: spread over all its calls, jittered; one in eight on an empty disk, one in four cut
@@ -287,15 +210,7 @@ fn trials(workload: u64, count: u64, steps: (u64, u64)) -> Vec<Trial> {
 }
 
 fn uncut(workload: u64, fresh: bool) -> Trial {
-    Trial {
-        workload,
-        cut: u64::MAX / 2,
-        survival: 0,
-        seed: 1,
-        second: 0,
-        fresh,
-        failed_sync: 0,
-    }
+    Trial { workload, cut: u64::MAX / 2, survival: 0, seed: 1, second: 0, fresh, failed_sync: 0 }
 }
 
 #[test]
@@ -303,11 +218,7 @@ fn r62_after_a_power_cut_the_mount_is_as_it_was_at_one_moment() {
     let strict = base_image(Names::Strict);
     let journal = base_image(Names::Journal);
     let base = |trial: Trial| {
-        if trial.names() == Names::Strict {
-            &strict
-        } else {
-            &journal
-        }
+        if trial.names() == Names::Strict { &strict } else { &journal }
     };
 
     if let Ok(text) = std::env::var("SSEFS_CUT_TRIAL") {
@@ -345,10 +256,7 @@ fn r62_after_a_power_cut_the_mount_is_as_it_was_at_one_moment() {
                     for trial in trials(workload, count, (steps[0], steps[1])) {
                         if let Err(e) = run(trial, base(trial)) {
                             eprintln!("SSEFS_CUT_TRIAL={trial}: {e}\n");
-                            failures
-                                .lock()
-                                .unwrap()
-                                .push(format!("SSEFS_CUT_TRIAL={trial}: {e}"));
+                            failures.lock().unwrap().push(format!("SSEFS_CUT_TRIAL={trial}: {e}"));
                             if failures.lock().unwrap().len() >= 10 {
                                 return;
                             }
@@ -360,17 +268,8 @@ fn r62_after_a_power_cut_the_mount_is_as_it_was_at_one_moment() {
         }
     });
     let failures = failures.into_inner().unwrap();
-    println!(
-        "{} cuts from seed {seed} in {:?}",
-        done.into_inner(),
-        started.elapsed()
-    );
-    assert!(
-        failures.is_empty(),
-        "{} failed:\n{}",
-        failures.len(),
-        failures.join("\n\n")
-    );
+    println!("{} cuts from seed {seed} in {:?}", done.into_inner(), started.elapsed());
+    assert!(failures.is_empty(), "{} failed:\n{}", failures.len(), failures.join("\n\n"));
 }
 
 /// The test of the test: a disk that acknowledges syncs and does nothing must be found out, else the checks above
@@ -386,14 +285,7 @@ fn a_disk_that_drops_synced_writes_is_found_out() {
         disk.inject(Fault::lying_sync(""));
         let mut history = History::new(State::default());
         let mut worker = Worker::new(seed);
-        worker.run(
-            &root,
-            &mut history,
-            OPS,
-            &AtomicU64::new(0),
-            &|| false,
-            &|_| (),
-        );
+        worker.run(&root, &mut history, OPS, &AtomicU64::new(0), &|| false, &|_| ());
         worker.release(&mut history);
         assert!(history.acknowledged > 0, "the workload syncs at least once");
         disk.cut_now();
@@ -406,8 +298,5 @@ fn a_disk_that_drops_synced_writes_is_found_out() {
         });
         caught += i32::from(verdict.is_err());
     }
-    assert_eq!(
-        caught, 3,
-        "acknowledged work was thrown away and the checks did not notice"
-    );
+    assert_eq!(caught, 3, "acknowledged work was thrown away and the checks did not notice");
 }

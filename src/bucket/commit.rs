@@ -219,7 +219,13 @@ impl Bucket {
             let (settings, counters) = (self.settings(), *self.counters.lock());
             let lists = *self.lists.lock();
             let mut stored = self.stored.lock();
-            settings::store(&tx, &self.settings_key, &lists, (&settings, &counters), stored.as_ref().map(|(s, c)| (&**s, c)))?;
+            settings::store(
+                &tx,
+                &self.settings_key,
+                &lists,
+                (&settings, &counters),
+                stored.as_ref().map(|(s, c)| (&**s, c)),
+            )?;
             *stored = Some((settings, counters));
             tx.commit()?;
             if restart_wal {
@@ -263,7 +269,8 @@ impl Bucket {
         let request = self.request_in(&mut st).unwrap_or_default();
         let mut row = f.row;
         row.sealed = st.row.sealed;
-        let mut rows = Rows { row, fresh: f.fresh, dead: f.dead, was_orphan: f.was_orphan, seal: None, nodes: Vec::new() };
+        let mut rows =
+            Rows { row, fresh: f.fresh, dead: f.dead, was_orphan: f.was_orphan, seal: None, nodes: Vec::new() };
         if let Some(c) = &mut st.content {
             if c.stale || c.map.is_dirty() || f.dead {
                 rows.nodes = std::mem::take(&mut c.writes);
@@ -272,7 +279,10 @@ impl Bucket {
                         let broken = || BucketError::Invalid("a map names openings that are not there");
                         let mut new_id = || self.new_node();
                         let size = if f.dead { 0 } else { row.size };
-                        let top = c.map.settle(&seal.secrets(&opens), size, &mut new_id, &mut rows.nodes).ok_or_else(broken)?;
+                        let top = c
+                            .map
+                            .settle(&seal.secrets(&opens), size, &mut new_id, &mut rows.nodes)
+                            .ok_or_else(broken)?;
                         let tag = seal.tag(row.size, top.height, &top.tag);
                         let mut s = SealRow {
                             ino: row.ino,
@@ -328,7 +338,12 @@ impl Bucket {
                 .lock()
                 .iter()
                 .filter(|k| some.iter().any(|p| p.kek == k.id && p.method != 0))
-                .map(|k| KekRecord { kek: k.id, key_id: k.key_id.clone(), version: k.key_version, wrapped: k.wrapped.clone() })
+                .map(|k| KekRecord {
+                    kek: k.id,
+                    key_id: k.key_id.clone(),
+                    version: k.key_version,
+                    wrapped: k.wrapped.clone(),
+                })
                 .collect();
             packed.clear();
             pack_puts(&mut packed, number, &keks, some);

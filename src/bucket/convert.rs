@@ -36,7 +36,13 @@ impl Bucket {
         self.when_quiet(inode, |_| Ok(()))?;
 
         let hold = self.hold_segments();
-        let mut shadow = Content { seal: Some(seal.clone()), stale: true, untold: true, rule_generation: generation, ..Content::default() };
+        let mut shadow = Content {
+            seal: Some(seal.clone()),
+            stale: true,
+            untold: true,
+            rule_generation: generation,
+            ..Content::default()
+        };
         let mut new_sealed = 0u64;
         let mut at = 0;
         while at < size {
@@ -53,7 +59,8 @@ impl Bucket {
         let opens = self.opens();
         debug_assert!(opens.len() > self.open_no as usize);
         self.when_quiet(inode, |st| {
-            let old = std::mem::replace(st.content.as_mut().ok_or(BucketError::Invalid("no content"))?.as_mut(), shadow);
+            let old =
+                std::mem::replace(st.content.as_mut().ok_or(BucketError::Invalid("no content"))?.as_mut(), shadow);
             let old_sealed = std::mem::replace(&mut st.row.sealed, new_sealed);
             let rest = me.let_go(st.row.ino, st.row.size, old_sealed, old)?;
             if let Some(c) = &mut st.content {
@@ -102,7 +109,14 @@ impl Bucket {
     }
 
     /// Seal bytes at a block-aligned offset straight into the log and into a map that nobody else sees. Returns log bytes.
-    pub(super) fn seal_into(&self, into: &mut Content, seal: &Arc<Seal>, ino: u64, offset: u64, data: Vec<u8>) -> Result<u64, BucketError> {
+    pub(super) fn seal_into(
+        &self,
+        into: &mut Content,
+        seal: &Arc<Seal>,
+        ino: u64,
+        offset: u64,
+        data: Vec<u8>,
+    ) -> Result<u64, BucketError> {
         let chunk = self.cell_bytes();
         let data = Arc::new(data);
         let mut ranges = Vec::new();

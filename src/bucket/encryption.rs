@@ -250,7 +250,9 @@ impl Bucket {
     /// The id of the key that a rule names; None for rules without one.
     pub fn rule_key_id(&self, rule: &Rule) -> Result<Option<String>, BucketError> {
         match rule {
-            Rule::Kms { .. } => Ok(Some(self.resolve_rule(&Rule::Kms { key: rule.key().map(Into::into), sm4: false })?.key.0)),
+            Rule::Kms { .. } => {
+                Ok(Some(self.resolve_rule(&Rule::Kms { key: rule.key().map(Into::into), sm4: false })?.key.0))
+            }
             _ => Ok(None),
         }
     }
@@ -266,7 +268,8 @@ impl Bucket {
             self.content(&mut st)?.seal.clone()
         };
         let Some(seal) = seal else { return Ok(None) };
-        let key_version = self.keks.lock().iter().find(|k| k.id == seal.kek.0 && !seal.is_plain()).map_or(0, |k| k.key_version);
+        let key_version =
+            self.keks.lock().iter().find(|k| k.id == seal.kek.0 && !seal.is_plain()).map_or(0, |k| k.key_version);
         Ok(Some(ObjectState {
             method: seal.resolved.method,
             cipher: seal.resolved.cipher,

@@ -62,9 +62,13 @@ pub enum BucketError {
     NoBucket { name: BucketName, store: PathBuf },
     #[error("bucket {0} exists already")]
     BucketExists(BucketName),
-    #[error("bucket {0} is known to the keyring and its folder is gone: put the folder back, or forget it with: ssefs bucket delete {0} --force")]
+    #[error(
+        "bucket {0} is known to the keyring and its folder is gone: put the folder back, or forget it with: ssefs bucket delete {0} --force"
+    )]
     FolderGone(BucketName),
-    #[error("bucket {0} is unknown to the keyring: its keys are elsewhere; use the keyring it was made with (--config DIR)")]
+    #[error(
+        "bucket {0} is unknown to the keyring: its keys are elsewhere; use the keyring it was made with (--config DIR)"
+    )]
     UnknownToKeyring(BucketName),
     #[error("bucket {0} still holds objects; delete them first, or use --force")]
     BucketNotEmpty(BucketName),

@@ -38,7 +38,9 @@ impl Bucket {
         let row = self.keks.lock().iter().find(|r| r.id == id.0).cloned();
         let Some(row) = row else {
             return Err(BucketError::Altered {
-                bucket: self.name.to_string(), what: "the KEK rows", hint: "an object names a KEK that is not there; restore the catalog",
+                bucket: self.name.to_string(),
+                what: "the KEK rows",
+                hint: "an object names a KEK that is not there; restore the catalog",
             });
         };
         let kek = self.keys()?.unwrap_kek(&KeyId(row.key_id), row.key_version, &self.id, id, &row.wrapped)?;
@@ -65,11 +67,24 @@ impl Bucket {
         let _making = self.kek_making.lock();
         if let Some(row) = self.keks.lock().iter().rev().find(|r| usable(r)) {
             let id = KekId(row.id);
-            return self.unwrapped.lock().get(&id).cloned().map(|k| (id, k)).ok_or(BucketError::Invalid("a KEK vanished"));
+            return self
+                .unwrapped
+                .lock()
+                .get(&id)
+                .cloned()
+                .map(|k| (id, k))
+                .ok_or(BucketError::Invalid("a KEK vanished"));
         }
         let id = KekId(self.counters.lock().next_kek);
         let new = self.keys()?.new_kek(key, &self.id, id)?;
-        let row = KekRow { id: id.0, key_id: key.0.clone(), key_version: new.version, wrapped: new.wrapped, created: now, uses: 1 };
+        let row = KekRow {
+            id: id.0,
+            key_id: key.0.clone(),
+            key_version: new.version,
+            wrapped: new.wrapped,
+            created: now,
+            uses: 1,
+        };
         let kek = Arc::new(new.kek);
         let permit = self.gate.names();
         self.catalog().lock().put_kek(&row)?;

@@ -121,7 +121,10 @@ impl Leaf {
 
     pub fn tag(&self, key: &MapKey, seal: &SealId, index: u64, opens: &[OpenId]) -> Option<[u8; 32]> {
         let mut m = Mac::new(key);
-        m.update(b"leaf").update(&seal.0).update(&index.to_le_bytes()).update(&(self.entries.len() as u32).to_le_bytes());
+        m.update(b"leaf")
+            .update(&seal.0)
+            .update(&index.to_le_bytes())
+            .update(&(self.entries.len() as u32).to_le_bytes());
         for e in &self.entries {
             let mut b = [0u8; 40];
             b[0..4].copy_from_slice(&e.start.to_le_bytes());

@@ -109,7 +109,10 @@ pub struct Top {
 #[derive(Debug)]
 pub enum MapError {
     /// File bytes [from, to) are not mapped by anything that verifies.
-    Damaged { from: u64, to: u64 },
+    Damaged {
+        from: u64,
+        to: u64,
+    },
     Source(super::BucketError),
 }
 
@@ -387,8 +390,12 @@ mod tests {
 
     fn entry(counter: u64) -> Entry {
         Entry {
-            start: 0, len: 4096, chunk_start: 0, chunk_len: 4096,
-            seq: Sequence { open_no: 0, counter }, at: Location { segment: 1, position: 4096 },
+            start: 0,
+            len: 4096,
+            chunk_start: 0,
+            chunk_len: 4096,
+            seq: Sequence { open_no: 0, counter },
+            at: Location { segment: 1, position: 4096 },
         }
     }
 
@@ -415,7 +422,10 @@ mod tests {
             map.load_leaf(&s, &rows, i).unwrap();
             map.insert(i, entry(k as u64), &mut Vec::new());
             let mut out = Vec::new();
-            let mut id = || { next += 1; next };
+            let mut id = || {
+                next += 1;
+                next
+            };
             let top = map.settle(&s, (i + 1) * LEAF_BYTES, &mut id, &mut out).unwrap();
             apply(&mut rows, out);
             (height, body) = (top.height, top.body);

@@ -244,7 +244,8 @@ impl Bucket {
     }
 
     pub fn statfs(&self) -> Result<StatFs, BucketError> {
-        let s = space::disk(&self.dir).map_err(|source| BucketError::Io { what: format!("statvfs {}", self.dir.display()), source })?;
+        let s = space::disk(&self.dir)
+            .map_err(|source| BucketError::Io { what: format!("statvfs {}", self.dir.display()), source })?;
         let used = self.counters.lock().next_ino;
         Ok(StatFs {
             blocks: s.f_blocks as u64 * s.f_frsize as u64 / 4096,

@@ -94,7 +94,13 @@ fn beside(buckets: &Path, name: &BucketName, what: &str) -> PathBuf {
 impl Bucket {
     /// Make a bucket: built whole beside its place, then known to the keyring, then moved into place. What a crash leaves
     /// in between is taken up by the next try.
-    pub fn create(store: &Path, store_id: StoreId, name: &BucketName, keys: &Arc<Keyring>, o: &CreateOptions) -> Result<(), BucketError> {
+    pub fn create(
+        store: &Path,
+        store_id: StoreId,
+        name: &BucketName,
+        keys: &Arc<Keyring>,
+        o: &CreateOptions,
+    ) -> Result<(), BucketError> {
         if let Some(rule) = &o.rule {
             o.dialect.check_rule(rule, Place::Bucket)?;
             if matches!(rule, Rule::Kms { sm4: true, .. }) {
@@ -146,8 +152,17 @@ impl Bucket {
                 // SAFETY: takes no memory.
                 let gid = unsafe { libc::getegid() };
                 tx.put_inode(&InodeRow {
-                    ino: ROOT, mode: libc::S_IFDIR | 0o755, uid: o.owner_uid, gid, nlink: 2, atime: now, mtime: now, ctime: now,
-                    btime: now, parent: ROOT, ..InodeRow::default()
+                    ino: ROOT,
+                    mode: libc::S_IFDIR | 0o755,
+                    uid: o.owner_uid,
+                    gid,
+                    nlink: 2,
+                    atime: now,
+                    mtime: now,
+                    ctime: now,
+                    btime: now,
+                    parent: ROOT,
+                    ..InodeRow::default()
                 })?;
                 let lists = settings::lists_tag(&settings_key, &settings, &[], &[]);
                 failed = settings::store(tx, &settings_key, &lists, (&settings, &counters), None);
@@ -172,14 +187,19 @@ impl Bucket {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(e) => return Err(io(&dir)(e)),
         };
-        let mut names: Vec<BucketName> =
-            entries.filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok()).collect();
+        let mut names: Vec<BucketName> = entries.filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok()).collect();
         names.sort();
         Ok(names)
     }
 
     /// Delete a bucket with its keys. Without `force` only one that holds no objects.
-    pub fn delete(store: &Path, store_id: StoreId, name: &BucketName, keys: &Arc<Keyring>, force: bool) -> Result<(), BucketError> {
+    pub fn delete(
+        store: &Path,
+        store_id: StoreId,
+        name: &BucketName,
+        keys: &Arc<Keyring>,
+        force: bool,
+    ) -> Result<(), BucketError> {
         let dir = Self::folder(store, name);
         if dir.exists() {
             if force {
@@ -220,7 +240,13 @@ impl Bucket {
     }
 
     /// Open a bucket: take its lock, verify its settings, mend what an earlier run left, begin an opening.
-    pub fn open(store: &Path, store_id: StoreId, name: &BucketName, keys: &Arc<Keyring>, o: &OpenOptions) -> Result<Arc<Bucket>, BucketError> {
+    pub fn open(
+        store: &Path,
+        store_id: StoreId,
+        name: &BucketName,
+        keys: &Arc<Keyring>,
+        o: &OpenOptions,
+    ) -> Result<Arc<Bucket>, BucketError> {
         let dir = Self::folder(store, name);
         let known = keys.bucket_key(&store_id, name)?;
         if !dir.is_dir() {
@@ -239,7 +265,9 @@ impl Bucket {
         let stored = settings::load(&catalog.lock(), Some(&settings_key), name)?;
         if stored.settings.id != id {
             return Err(BucketError::Altered {
-                bucket: name.to_string(), what: "the bucket's id and settings", hint: "this is another bucket's folder; put the right one back",
+                bucket: name.to_string(),
+                what: "the bucket's id and settings",
+                hint: "this is another bucket's folder; put the right one back",
             });
         }
         let mut counters = stored.counters;
@@ -267,7 +295,13 @@ impl Bucket {
                 tx.delete_wipe(segment, position)?;
             }
             tx.put_opening(open_no, &open_id)?;
-            settings::store(&tx, &settings_key, &lists, (&stored.settings, &counters), Some((&stored.settings, &stored.counters)))?;
+            settings::store(
+                &tx,
+                &settings_key,
+                &lists,
+                (&stored.settings, &counters),
+                Some((&stored.settings, &stored.counters)),
+            )?;
             tx.commit()?;
         }
         catalog.sync()?;
@@ -275,7 +309,23 @@ impl Bucket {
 
         let (reclaim, queue) = reclaim::queue();
         let bucket = Self::assemble(
-            Parts { name, dir: &dir, id, keys: Some(keys.clone()), key, catalog, files, settings: stored.settings, counters, openings, open_no, open_id, keks: stored.keks, segments, lock },
+            Parts {
+                name,
+                dir: &dir,
+                id,
+                keys: Some(keys.clone()),
+                key,
+                catalog,
+                files,
+                settings: stored.settings,
+                counters,
+                openings,
+                open_no,
+                open_id,
+                keks: stored.keks,
+                segments,
+                lock,
+            },
             o,
             reclaim,
         )?;
@@ -325,7 +375,23 @@ impl Bucket {
 
     /// Put an open bucket together; its threads are not running yet.
     fn assemble(p: Parts, o: &OpenOptions, reclaim: reclaim::Reclaim) -> Result<Arc<Bucket>, BucketError> {
-        let Parts { name, dir, id, keys, key, catalog, files, settings, counters, openings, open_no, open_id, keks, segments, lock } = p;
+        let Parts {
+            name,
+            dir,
+            id,
+            keys,
+            key,
+            catalog,
+            files,
+            settings,
+            counters,
+            openings,
+            open_no,
+            open_id,
+            keks,
+            segments,
+            lock,
+        } = p;
         let (settings_key, log_key) = (derive::settings_key(&key), derive::log_key(&key));
         let lists = settings::lists_tag(&settings_key, &settings, &openings, &keks);
         let identity = LogIdentity { bucket: id, open_id, commit: counters.commit, key: log_key };

@@ -218,7 +218,12 @@ impl Bucket {
     }
 
     /// Verify a seal row and unwrap its keys. `size` is the inode's; `request` the one in force.
-    pub(super) fn open_seal(&self, row: &SealRow, size: u64, request: Option<&Request>) -> Result<(Seal, Map), BucketError> {
+    pub(super) fn open_seal(
+        &self,
+        row: &SealRow,
+        size: u64,
+        request: Option<&Request>,
+    ) -> Result<(Seal, Map), BucketError> {
         let damaged = |why| {
             log::error!("object {}: {why}", row.ino);
             BucketError::Damaged { object: row.ino, from: 0, to: size, why }
@@ -235,12 +240,22 @@ impl Bucket {
             Method::None => (None, derive::plain_map_key(&self.key, &row.seal_id)),
             Method::Aes256 | Method::Kms if cipher == Cipher::Aes256Gcm => {
                 let kek = self.kek(KekId(row.kek))?;
-                let ctx = wrap::DataCtx { seal_id: row.seal_id, method: row.method, cipher: row.cipher, key_id: &resolved.key };
-                let key = wrap::unwrap_data_key(&kek, &ctx, &row.wrapped).map_err(|_| damaged("its data key does not unwrap"))?;
+                let ctx = wrap::DataCtx {
+                    seal_id: row.seal_id,
+                    method: row.method,
+                    cipher: row.cipher,
+                    key_id: &resolved.key,
+                };
+                let key = wrap::unwrap_data_key(&kek, &ctx, &row.wrapped)
+                    .map_err(|_| damaged("its data key does not unwrap"))?;
                 let map_key = derive::map_key(&key, &row.seal_id);
                 (Some(key), map_key)
             }
-            _ => return Err(BucketError::Unsupported("the object's method is not known to this ssefs; use a newer one")),
+            _ => {
+                return Err(BucketError::Unsupported(
+                    "the object's method is not known to this ssefs; use a newer one",
+                ));
+            }
         };
         let seal = Seal {
             id: row.seal_id,
@@ -255,7 +270,8 @@ impl Bucket {
         };
         let map = Map::load(row.height, &row.map).ok_or_else(|| damaged("its map does not parse"))?;
         let opens = self.opens();
-        let top = map.top_tag(&seal.secrets(&opens)).ok_or_else(|| damaged("its map names openings that are not there"))?;
+        let top =
+            map.top_tag(&seal.secrets(&opens)).ok_or_else(|| damaged("its map names openings that are not there"))?;
         if !mac::verify(&seal.map_key, &[&seal.tag(size, row.height, &top)], &mac::tag(&seal.map_key, &[&row.tag])) {
             return Err(damaged("its map was altered"));
         }
@@ -292,7 +308,12 @@ impl Bucket {
                 }
                 None if st.row.size > 0 => {
                     log::error!("object {}: its seal row is missing", st.row.ino);
-                    return Err(BucketError::Damaged { object: st.row.ino, from: 0, to: st.row.size, why: "its seal is missing" });
+                    return Err(BucketError::Damaged {
+                        object: st.row.ino,
+                        from: 0,
+                        to: st.row.size,
+                        why: "its seal is missing",
+                    });
                 }
                 None => {}
             }

@@ -108,7 +108,10 @@ impl Bucket {
                         let b = upto.min(leaf_start + e.end() as u64);
                         let chunk = leaf_start + e.chunk_start as u64;
                         let open_id = opens.get(e.seq.open_no as usize).ok_or(BucketError::Damaged {
-                            object: ino, from: a, to: b, why: "its map names an opening that is not there",
+                            object: ino,
+                            from: a,
+                            to: b,
+                            why: "its map names an opening that is not there",
                         })?;
                         pieces.push(OpenPiece {
                             cipher: seal.cipher(&self.key, open_id, e.seq.counter),

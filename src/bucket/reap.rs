@@ -71,7 +71,10 @@ impl Bucket {
                 let whole = match freed {
                     Ok(whole) => whole,
                     Err(e @ (BucketError::Damaged { .. } | BucketError::Key(_))) => {
-                        log::warn!("object {}: deleted although {e}; its space in the log is not given back", inode.ino);
+                        log::warn!(
+                            "object {}: deleted although {e}; its space in the log is not given back",
+                            inode.ino
+                        );
                         st.content = Some(Box::<Content>::default());
                         true
                     }

@@ -132,7 +132,8 @@ impl Bucket {
             runs.entry(segment).or_default().push(run);
         }
         let held = self.reclaim.holds.lock().iter().min().copied().unwrap_or(u32::MAX);
-        let empty: Vec<u32> = d.empty.into_iter().filter(|id| *id < held && self.segments.lock().contains_key(id)).collect();
+        let empty: Vec<u32> =
+            d.empty.into_iter().filter(|id| *id < held && self.segments.lock().contains_key(id)).collect();
         if !empty.is_empty() && self.sound().is_ok() {
             // The row goes with the next commit, the file now: a row without live bytes may miss its file.
             let _permit = self.gate.names();

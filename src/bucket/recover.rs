@@ -39,7 +39,11 @@ pub fn segments(
     let next = found.keys().chain(rows.keys()).max().map_or(1, |m| m + 1);
     let gone_back = |newest: u64| {
         if newest > commit {
-            return Err(BucketError::Altered { bucket: name.to_string(), what: "the catalog and its log", hint: GONE_BACK });
+            return Err(BucketError::Altered {
+                bucket: name.to_string(),
+                what: "the catalog and its log",
+                hint: GONE_BACK,
+            });
         }
         Ok(())
     };
@@ -48,7 +52,10 @@ pub fn segments(
     for (&id, &len) in &found {
         match rows.get(&id) {
             Some(r) if len < r.bytes && r.live > 0 => {
-                log::error!("segment {id:08x} of bucket {name} is {len} bytes long and should be {}: what lay behind cannot be read", r.bytes);
+                log::error!(
+                    "segment {id:08x} of bucket {name} is {len} bytes long and should be {}: what lay behind cannot be read",
+                    r.bytes
+                );
             }
             Some(r) if len > r.bytes => match newest_commit(files, key, id, r.bytes) {
                 Ok(newest) => {

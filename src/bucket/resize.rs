@@ -128,7 +128,13 @@ impl Bucket {
 
     /// Free a content that no name shows any more: at once when it is small, else through an orphan of its own. Returns what
     /// is left to commit under the old inode.
-    pub(super) fn let_go(self: &Arc<Self>, ino: u64, size: u64, sealed: u64, mut old: Content) -> Result<Content, BucketError> {
+    pub(super) fn let_go(
+        self: &Arc<Self>,
+        ino: u64,
+        size: u64,
+        sealed: u64,
+        mut old: Content,
+    ) -> Result<Content, BucketError> {
         let mut rest = Content::default();
         let Some(seal) = old.seal.clone() else { return Ok(old) };
         let opens = self.opens();
@@ -152,7 +158,14 @@ impl Bucket {
         }
         let now = now_ns();
         let row = InodeRow {
-            ino: self.new_ino(), mode: libc::S_IFREG, size, sealed, atime: now, mtime: now, ctime: now, btime: now,
+            ino: self.new_ino(),
+            mode: libc::S_IFREG,
+            size,
+            sealed,
+            atime: now,
+            mtime: now,
+            ctime: now,
+            btime: now,
             ..InodeRow::default()
         };
         let orphan = self.table.insert(Arc::new(Inode::new(row, true)));
@@ -226,7 +239,14 @@ impl Bucket {
     }
 
     /// Copy between files of the bucket; returns the bytes copied (fewer at the source's end).
-    pub fn copy_range(self: &Arc<Self>, from: u64, from_at: u64, to: u64, to_at: u64, len: u64) -> Result<u64, BucketError> {
+    pub fn copy_range(
+        self: &Arc<Self>,
+        from: u64,
+        from_at: u64,
+        to: u64,
+        to_at: u64,
+        len: u64,
+    ) -> Result<u64, BucketError> {
         let mut done = 0;
         while done < len {
             let n = (len - done).min(1 << 20) as usize;

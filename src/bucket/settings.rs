@@ -176,7 +176,9 @@ pub fn load(tx: &Tx, key: Option<&MacKey>, name: &BucketName) -> Result<Stored, 
         }
     }
     if get::<u32>(&found, "features") != Some(0) {
-        return Err(BucketError::Unsupported("this bucket needs features that this ssefs does not know; use a newer one"));
+        return Err(BucketError::Unsupported(
+            "this bucket needs features that this ssefs does not know; use a newer one",
+        ));
     }
     let sizes = settings.chunk_bytes;
     if !sizes.is_power_of_two() || !(4096..=CHUNK_BYTES_MAX).contains(&sizes) {

@@ -41,7 +41,8 @@ impl Space {
         let admitted = self.admitted.load(Ordering::Relaxed);
         let left = self.free.load(Ordering::Relaxed).saturating_sub(admitted);
         if admitted > ASK_EVERY_BYTES || bytes.saturating_add(RESERVE_BYTES) > left {
-            let s = disk(&self.dir).map_err(|source| BucketError::Io { what: format!("statvfs {}", self.dir.display()), source })?;
+            let s = disk(&self.dir)
+                .map_err(|source| BucketError::Io { what: format!("statvfs {}", self.dir.display()), source })?;
             let free = s.f_bavail as u64 * s.f_frsize as u64;
             self.free.store(free, Ordering::Relaxed);
             self.admitted.store(0, Ordering::Relaxed);

@@ -31,7 +31,8 @@ impl Table {
         let mut t = self.0.lock();
         if t.inodes.len() >= t.sweep_at.max(INODES_MAX) {
             // Whoever uses or has changed an inode holds it too.
-            t.inodes.retain(|_, i| Arc::strong_count(i) > 1 || i.state.try_lock().is_none_or(|s| s.opens > 0 || s.listed));
+            t.inodes
+                .retain(|_, i| Arc::strong_count(i) > 1 || i.state.try_lock().is_none_or(|s| s.opens > 0 || s.listed));
             t.sweep_at = t.inodes.len() + INODES_MAX / 2;
         }
         t.inodes.entry(inode.ino).or_insert(inode).clone()

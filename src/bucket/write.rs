@@ -148,7 +148,8 @@ impl Bucket {
             return Err(BucketError::IsDirectory);
         }
         let offset = offset.unwrap_or(size);
-        let end = offset.checked_add(data.len() as u64).filter(|e| *e <= OBJECT_BYTES_MAX).ok_or(BucketError::TooBig)?;
+        let end =
+            offset.checked_add(data.len() as u64).filter(|e| *e <= OBJECT_BYTES_MAX).ok_or(BucketError::TooBig)?;
         self.ensure_put(inode)?;
         let block = BLOCK as u64;
         let (head, tail) = (offset / block * block, (end - 1) / block * block);
@@ -158,7 +159,11 @@ impl Bucket {
             b.resize(BLOCK, 0);
             Ok(b)
         };
-        let head_base = if offset != head || (head == tail && end % block != 0 && end < size) { Some(base_of(head)?) } else { None };
+        let head_base = if offset != head || (head == tail && end % block != 0 && end < size) {
+            Some(base_of(head)?)
+        } else {
+            None
+        };
         let tail_base = if tail != head && end % block != 0 && end < size { Some(base_of(tail)?) } else { None };
         self.touch_leaves(inode, offset, end)?;
 
@@ -182,7 +187,10 @@ impl Bucket {
                 for (base, start) in [(&head_base, head), (&tail_base, tail)] {
                     if let Some(base) = base {
                         let i = (start.wrapping_sub(cell_start) / block) as usize;
-                        if start >= cell_start && start < cell_start + cell_bytes && cell.valid & block_bits(i, i + 1) == 0 {
+                        if start >= cell_start
+                            && start < cell_start + cell_bytes
+                            && cell.valid & block_bits(i, i + 1) == 0
+                        {
                             cell.data[i * BLOCK..(i + 1) * BLOCK].copy_from_slice(base);
                         }
                     }
@@ -227,7 +235,10 @@ impl Bucket {
         let content = self.content(&mut st)?;
         let Some(seal) = content.seal.clone() else { return Ok(()) };
         for i in from / LEAF_BYTES..to.div_ceil(LEAF_BYTES) {
-            content.map.load_leaf(&seal.secrets(&opens), &CatalogNodes(self), i).map_err(|e| map_error(inode.ino, e))?;
+            content
+                .map
+                .load_leaf(&seal.secrets(&opens), &CatalogNodes(self), i)
+                .map_err(|e| map_error(inode.ino, e))?;
         }
         Ok(())
     }
@@ -286,7 +297,10 @@ impl Bucket {
             left: AtomicUsize::new(pieces.len()),
             bytes: cells.len() * cell_bytes as usize,
             pieces,
-            cells: cells.into_iter().map(|(k, c)| (k, SealingCell { data: Arc::new(c.data), valid: c.valid })).collect(),
+            cells: cells
+                .into_iter()
+                .map(|(k, c)| (k, SealingCell { data: Arc::new(c.data), valid: c.valid }))
+                .collect(),
         });
         st.next_batch += 1;
         st.batches.push_back(batch.clone());

@@ -88,7 +88,10 @@ impl Catalog {
         let app: i64 = conn.pragma_query_value(None, "application_id", |r| r.get(0)).map_err(damaged)?;
         let version: i64 = conn.pragma_query_value(None, "user_version", |r| r.get(0)).map_err(damaged)?;
         if app != APPLICATION_ID {
-            return Err(CatalogError::Damaged { path: path.to_owned(), why: "its application id is not ssefs's".into() });
+            return Err(CatalogError::Damaged {
+                path: path.to_owned(),
+                why: "its application id is not ssefs's".into(),
+            });
         }
         if version > FORMAT_VERSION {
             return Err(CatalogError::Newer { path: path.to_owned(), found: version, known: FORMAT_VERSION });

@@ -109,8 +109,20 @@ impl Tx<'_> {
         self.write(
             "INSERT OR REPLACE INTO inode VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14)",
             params![
-                i.ino as i64, i.mode, i.uid, i.gid, i.nlink, i.rdev, i.size as i64, i.sealed as i64, i.atime, i.mtime,
-                i.ctime, i.btime, i.parent as i64, i.flags
+                i.ino as i64,
+                i.mode,
+                i.uid,
+                i.gid,
+                i.nlink,
+                i.rdev,
+                i.size as i64,
+                i.sealed as i64,
+                i.atime,
+                i.mtime,
+                i.ctime,
+                i.btime,
+                i.parent as i64,
+                i.flags
             ],
         )?;
         Ok(())

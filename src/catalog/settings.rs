@@ -107,7 +107,11 @@ impl Tx<'_> {
     }
 
     pub fn set_grant(&self, uid: u32, allow: bool) -> Result<(), CatalogError> {
-        let sql = if allow { "INSERT OR IGNORE INTO grant_rule VALUES (?1)" } else { "DELETE FROM grant_rule WHERE uid = ?1" };
+        let sql = if allow {
+            "INSERT OR IGNORE INTO grant_rule VALUES (?1)"
+        } else {
+            "DELETE FROM grant_rule WHERE uid = ?1"
+        };
         self.write(sql, [uid])?;
         Ok(())
     }
@@ -136,10 +140,7 @@ impl Tx<'_> {
 
     /// Insert or replace.
     pub fn put_segment(&self, s: &SegmentRow) -> Result<(), CatalogError> {
-        self.write(
-            "INSERT OR REPLACE INTO segment VALUES (?1, ?2, ?3)",
-            params![s.id, s.bytes as i64, s.live as i64],
-        )?;
+        self.write("INSERT OR REPLACE INTO segment VALUES (?1, ?2, ?3)", params![s.id, s.bytes as i64, s.live as i64])?;
         Ok(())
     }
 

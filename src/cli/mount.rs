@@ -17,7 +17,7 @@ use super::place::{OpenStore, Place, absolute, bucket_exists, effective_uid, no_
 use super::{logging, mountpoint, print};
 use crate::bucket::{Bucket, CreateOptions, OpenOptions};
 use crate::control::{self, MountIdentity, Server};
-use crate::fuse;
+use crate::fuse::{self, mount_table};
 use crate::ops::{self, ErrorCode, OpError};
 use crate::rule::Dialect;
 
@@ -209,12 +209,7 @@ fn mounted(
     waited.and(closed)
 }
 
-fn start_server(
-    plan: &Plan,
-    store: &Path,
-    bucket: &Arc<Bucket>,
-    socket: control::Bound,
-) -> Result<Server, OpError> {
+fn start_server(plan: &Plan, store: &Path, bucket: &Arc<Bucket>, socket: control::Bound) -> Result<Server, OpError> {
     let identity = MountIdentity {
         pid: std::process::id(),
         bucket: plan.bucket.to_string(),
@@ -262,7 +257,7 @@ fn end_on_signal(
         log::warn!("unmounting {}: {e}", mountpoint.display());
     }
     // Whatever the unmounter answered: what is in use is still there, and is detached so that nobody else comes in.
-    let still = mountpoint::mount_at(mountpoint).ok().flatten();
+    let still = mount_table::mount_at(mountpoint).ok().flatten();
     if still.is_some_and(|m| m.is_fuse() && m.source == bucket_name) {
         log::warn!("{} is in use: detaching it", mountpoint.display());
         if let Err(e) = mountpoint::unmount(mountpoint, true) {
@@ -304,14 +299,19 @@ fn kernel_flags(mountpoint: &Path, flags: libc::c_ulong) -> Result<(), OpError> 
     let dir = std::ffi::CString::new(mountpoint.as_os_str().as_bytes())
         .map_err(|_| OpError::usage("a path cannot hold a NUL byte"))?;
     let failed = || OpError::io("set the mount's flags", &io::Error::last_os_error());
-    // SAFETY: statvfs is plain data that the call fills.
-    let mut now: libc::statvfs = unsafe { std::mem::zeroed() };
-    // SAFETY: dir is NUL-terminated, now is writable, and both outlive the call.
-    if unsafe { libc::statvfs(dir.as_ptr(), &raw mut now) } != 0 {
-        return Err(failed());
-    }
-    // A remount sets all flags anew: those that stand must be named again. The ST_ bits of these four are the MS_ bits.
-    let standing = now.f_flag & (libc::ST_RDONLY | libc::ST_NOSUID | libc::ST_NODEV | libc::ST_NOEXEC);
+    let now = mount_table::mount_at(mountpoint)
+        .and_then(|m| m.ok_or_else(|| io::ErrorKind::NotFound.into()))
+        .map_err(|e| OpError::io("find the mount in the mount table", &e))?;
+    // A remount sets all flags anew: those that stand must be named again.
+    let names = [
+        ("ro", libc::MS_RDONLY),
+        ("nosuid", libc::MS_NOSUID),
+        ("nodev", libc::MS_NODEV),
+        ("noexec", libc::MS_NOEXEC),
+        ("noatime", libc::MS_NOATIME),
+        ("nodiratime", libc::MS_NODIRATIME),
+    ];
+    let standing = names.iter().filter(|(name, _)| now.has_option(name)).fold(0, |all, (_, flag)| all | flag);
     let flags = flags | standing | libc::MS_REMOUNT | libc::MS_BIND;
     // SAFETY: dir is NUL-terminated and outlives the call; a bind remount reads neither source, type nor data.
     if unsafe { libc::mount(std::ptr::null(), dir.as_ptr(), std::ptr::null(), flags, std::ptr::null()) } != 0 {

@@ -1,10 +1,9 @@
-//! What is at a mountpoint: the kernel's mount table, the checks before a mount, and the clean-up of a mount whose
-//! process died. Unmounting goes through umount2(2) as root and through fusermount3 for everybody else.
+//! What is at a mountpoint: the checks before a mount, and the clean-up of a mount whose process died. Unmounting goes through umount2(2) as root and through fusermount3 for everybody else.
 
-use std::ffi::{CString, OsString};
+use std::ffi::CString;
 use std::fs;
 use std::io;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -12,72 +11,6 @@ use super::place::{absolute, effective_uid};
 use super::print;
 use crate::control;
 use crate::ops::{ErrorCode, OpError};
-
-/// One line of /proc/self/mountinfo, as far as it matters here.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MountEntry {
-    pub mountpoint: PathBuf,
-    pub fs_type: String,
-    pub source: OsString,
-}
-
-impl MountEntry {
-    pub fn is_fuse(&self) -> bool {
-        self.fs_type == "fuse" || self.fs_type.starts_with("fuse.")
-    }
-}
-
-/// Every mount this process sees, in mount order.
-pub fn mounts() -> Result<Vec<MountEntry>, OpError> {
-    let text = fs::read("/proc/self/mountinfo").map_err(|e| OpError::io("read /proc/self/mountinfo", &e))?;
-    Ok(parse_mountinfo(&text))
-}
-
-/// The mount on top at exactly this path.
-pub fn mount_at(path: &Path) -> Result<Option<MountEntry>, OpError> {
-    Ok(mounts()?.into_iter().rev().find(|m| m.mountpoint == path))
-}
-
-/// The mount in which this absolute, resolved path lies.
-pub fn mount_of(path: &Path) -> Result<Option<MountEntry>, OpError> {
-    let candidates = mounts()?.into_iter().enumerate().filter(|(_, m)| path.starts_with(&m.mountpoint));
-    // Deepest wins, and of several at one place the last one mounted.
-    Ok(candidates.max_by_key(|(i, m)| (m.mountpoint.as_os_str().len(), *i)).map(|(_, m)| m))
-}
-
-/// proc_pid_mountinfo(5): optional fields end at a lone `-`, blanks inside fields are octal escapes.
-fn parse_mountinfo(text: &[u8]) -> Vec<MountEntry> {
-    text.split(|b| *b == b'\n')
-        .filter_map(|line| {
-            let fields: Vec<&[u8]> = line.split(|b| *b == b' ').collect();
-            let dash = fields.iter().skip(6).position(|f| *f == b"-")? + 6;
-            Some(MountEntry {
-                mountpoint: unescape(fields.get(4)?).into(),
-                fs_type: String::from_utf8_lossy(fields.get(dash + 1)?).into_owned(),
-                source: unescape(fields.get(dash + 2)?),
-            })
-        })
-        .collect()
-}
-
-fn unescape(field: &[u8]) -> OsString {
-    let mut out = Vec::with_capacity(field.len());
-    let mut i = 0;
-    while i < field.len() {
-        let octal = field.get(i + 1..i + 4).filter(|d| d.iter().all(|b| (b'0'..=b'7').contains(b)));
-        match (field[i], octal) {
-            (b'\\', Some(d)) => {
-                out.push(((d[0] - b'0') << 6) | ((d[1] - b'0') << 3) | (d[2] - b'0'));
-                i += 4;
-            }
-            (byte, _) => {
-                out.push(byte);
-                i += 1;
-            }
-        }
-    }
-    OsString::from_vec(out)
-}
 
 /// True when the directory is a FUSE mount whose process is gone ("Transport endpoint is not connected").
 pub fn is_stale(path: &Path) -> bool {
@@ -181,28 +114,6 @@ pub fn unmount(path: &Path, lazy: bool) -> Result<(), OpError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_mount_table_is_read_with_its_escapes_and_optional_fields() {
-        let text = b"36 35 98:0 / / rw,noatime master:1 shared:2 - ext4 /dev/root rw\n\
-            40 36 0:50 / /mnt/a\\040b\\134 rw - fuse.ssefs my\\011bucket rw,user_id=0\n\
-            41 36 0:51 / /mnt/- rw - fuse x rw\n\
-            garbage\n\n";
-        let found = parse_mountinfo(text);
-        assert_eq!(found.len(), 3);
-        assert_eq!(found[0].mountpoint, Path::new("/"));
-        assert!(!found[0].is_fuse());
-        assert_eq!(found[1].mountpoint, Path::new("/mnt/a b\\"));
-        assert_eq!(found[1].source, "my\tbucket");
-        assert!(found[1].is_fuse() && found[2].is_fuse());
-    }
-
-    #[test]
-    fn every_path_lies_in_some_mount_and_the_root_is_one() {
-        assert_eq!(mount_of(Path::new("/proc/self")).unwrap().unwrap().fs_type, "proc");
-        assert!(mount_at(Path::new("/")).unwrap().is_some());
-        assert!(mount_at(Path::new("/no/such/place")).unwrap().is_none());
-    }
 
     #[test]
     fn a_mountpoint_that_is_missing_a_file_or_not_empty_is_refused_with_what_to_do() {

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use super::args::ObjectCmd;
 use super::encryption::inside;
 use super::place::{self, Place, absolute};
-use super::{mountpoint, print};
+use super::print;
 use crate::control::{self, Request};
+use crate::fuse::mount_table::{self, MountEntry};
 use crate::ops::{Command, ErrorCode, OpError, Quiet, WirePath};
 use crate::types::BucketName;
 
@@ -39,8 +40,8 @@ fn find(path: &Path) -> Result<Named, OpError> {
 }
 
 fn on_mount(path: &Path, resolved: &Path) -> Result<Named, OpError> {
-    let mount = mountpoint::mount_of(resolved)?.filter(mountpoint::MountEntry::is_fuse);
-    let Some(mount) = mount else {
+    let mount = mount_table::mount_of(resolved).map_err(|e| OpError::io("read the mount table", &e))?;
+    let Some(mount) = mount.filter(MountEntry::is_fuse) else {
         return Err(OpError::new(ErrorCode::NotFound, format!("{} is not on a mounted bucket", path.display()))
             .hint("name an object of a bucket that is not mounted as BUCKET:PATH"));
     };

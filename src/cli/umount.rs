@@ -7,6 +7,7 @@ use std::thread;
 use super::args::UmountArgs;
 use super::{mountpoint, print};
 use crate::control::{self, Request};
+use crate::fuse::mount_table;
 use crate::ops::{ErrorCode, OpError, Progress};
 
 /// Turns the mount's first progress line, "I will tell you", into a message.
@@ -22,7 +23,8 @@ impl Progress for Heard {
 pub fn run(args: &UmountArgs) -> Result<(), OpError> {
     let shown = args.mountpoint.display();
     let dir = mountpoint::resolve(&args.mountpoint)?;
-    let Some(mount) = mountpoint::mount_at(&dir)? else {
+    let mount = mount_table::mount_at(&dir).map_err(|e| OpError::io("read the mount table", &e))?;
+    let Some(mount) = mount else {
         return Err(OpError::new(ErrorCode::NotFound, format!("nothing is mounted at {shown}"))
             .hint("see what is mounted: findmnt -t fuse,fuse.ssefs"));
     };

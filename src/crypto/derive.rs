@@ -109,14 +109,46 @@ mod tests {
         let (open, seal) = (OpenId([5; 16]), SealId([6; 16]));
         let pins = [
             ("root-id", to_hex(&root_id(&root)), "a14621b690d1e561"),
-            ("keyring", to_hex(keyring_key(&root).expose()), "bedbd47bcac77395224eb47ac5cbdab5558cbf04e81cca3e8c6c0b2a7a23cae0"),
-            ("settings", to_hex(settings_key(&bucket).expose()), "ef650b589665f9c586a88a790c0e27830b2645a7bcdf1407c230c26e9c9044c2"),
-            ("log", to_hex(log_key(&bucket).expose()), "d97ae9f576df7e6ff3dced3708abc44591c52b658c82c6245271548670c7ad4e"),
-            ("chunk", to_hex(chunk_key(&data, &open, 0x0102030405).expose()), "5bc4a59104d4c130296d4d10f460fbfdc6f5af535f38db45a9ee7fb7f61c72fc"),
-            ("chunk sm4", to_hex(chunk_key(&sm4, &open, 7).expose()), "74ca54991bcf7c727ababcc0538a1687e954162e0e91c975e240527f48fdc4c4"),
-            ("plain-chunk", to_hex(plain_chunk_key(&bucket, &open, 7).expose()), "bc6beb9420fff9bf3a579b8243d8895ec7c5772df3b418cf31d72adab29f8108"),
-            ("map", to_hex(map_key(&data, &seal).expose()), "f7ee0bd45eb4de654c79a01928ae5d647f7f9ab5d578b20a7ca434c2606f0c32"),
-            ("plain-map", to_hex(plain_map_key(&bucket, &seal).expose()), "b8f9d046629b0ff8bf63a53dc715966af7a70f0211891590248163247533c49c"),
+            (
+                "keyring",
+                to_hex(keyring_key(&root).expose()),
+                "bedbd47bcac77395224eb47ac5cbdab5558cbf04e81cca3e8c6c0b2a7a23cae0",
+            ),
+            (
+                "settings",
+                to_hex(settings_key(&bucket).expose()),
+                "ef650b589665f9c586a88a790c0e27830b2645a7bcdf1407c230c26e9c9044c2",
+            ),
+            (
+                "log",
+                to_hex(log_key(&bucket).expose()),
+                "d97ae9f576df7e6ff3dced3708abc44591c52b658c82c6245271548670c7ad4e",
+            ),
+            (
+                "chunk",
+                to_hex(chunk_key(&data, &open, 0x0102030405).expose()),
+                "5bc4a59104d4c130296d4d10f460fbfdc6f5af535f38db45a9ee7fb7f61c72fc",
+            ),
+            (
+                "chunk sm4",
+                to_hex(chunk_key(&sm4, &open, 7).expose()),
+                "74ca54991bcf7c727ababcc0538a1687e954162e0e91c975e240527f48fdc4c4",
+            ),
+            (
+                "plain-chunk",
+                to_hex(plain_chunk_key(&bucket, &open, 7).expose()),
+                "bc6beb9420fff9bf3a579b8243d8895ec7c5772df3b418cf31d72adab29f8108",
+            ),
+            (
+                "map",
+                to_hex(map_key(&data, &seal).expose()),
+                "f7ee0bd45eb4de654c79a01928ae5d647f7f9ab5d578b20a7ca434c2606f0c32",
+            ),
+            (
+                "plain-map",
+                to_hex(plain_map_key(&bucket, &seal).expose()),
+                "b8f9d046629b0ff8bf63a53dc715966af7a70f0211891590248163247533c49c",
+            ),
         ];
         for (what, got, want) in &pins {
             assert_eq!(got, want, "{what}");

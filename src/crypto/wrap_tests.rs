@@ -12,12 +12,15 @@ fn a_wrapped_key_has_the_pinned_bytes() {
     // Computed with Python's hmac and cryptography modules from the equation in FORMAT.md.
     let blob = wrap_with_salt(&[1; 32], WrapLabel::Kek, b"context", &[2; 32], &[3; 32]);
     assert_eq!(blob.len(), 113);
-    assert_eq!(to_hex(&blob), concat!(
-        "0103030303030303030303030303030303030303030303030303030303030303",
-        "03b6d1f3b1d9ee2b68a96c10c9d82e70f60d0015764f2f55b60fe460b664c29d",
-        "a5959cc66225888f8b859db0046d560b9c76a8886fc98478b46f28dfe499dfd1",
-        "362b0931ffbddb78ea49954807e8514d91"
-    ));
+    assert_eq!(
+        to_hex(&blob),
+        concat!(
+            "0103030303030303030303030303030303030303030303030303030303030303",
+            "03b6d1f3b1d9ee2b68a96c10c9d82e70f60d0015764f2f55b60fe460b664c29d",
+            "a5959cc66225888f8b859db0046d560b9c76a8886fc98478b46f28dfe499dfd1",
+            "362b0931ffbddb78ea49954807e8514d91"
+        )
+    );
     assert_eq!(unwrap(&kek(1), WrapLabel::Kek, b"context", &blob).unwrap()[..], [2; 32]);
 }
 
@@ -96,11 +99,9 @@ fn each_typed_wrap_binds_each_field_of_its_context() {
     let ctx = KekCtx { bucket: BucketId([1; 16]), kek: KekId(7), key_id: &k1 };
     let blob = wrap_kek(&master, &ctx, &kek(5)).unwrap();
     assert_eq!(unwrap_kek(&master, &ctx, &blob).unwrap().expose(), &[5; 32]);
-    for other in [
-        KekCtx { bucket: BucketId([2; 16]), ..ctx },
-        KekCtx { kek: KekId(8), ..ctx },
-        KekCtx { key_id: &k2, ..ctx },
-    ] {
+    for other in
+        [KekCtx { bucket: BucketId([2; 16]), ..ctx }, KekCtx { kek: KekId(8), ..ctx }, KekCtx { key_id: &k2, ..ctx }]
+    {
         assert_eq!(unwrap_kek(&master, &other, &blob).unwrap_err(), CryptoError::WrongKey);
     }
 

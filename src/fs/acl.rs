@@ -164,7 +164,13 @@ mod tests {
 
     #[test]
     fn values_go_there_and_back_and_broken_ones_are_refused() {
-        let a = acl(&[(USER_OBJ, 6, u32::MAX), (2, 4, 4711), (GROUP_OBJ, 4, u32::MAX), (MASK, 6, u32::MAX), (OTHER, 0, u32::MAX)]);
+        let a = acl(&[
+            (USER_OBJ, 6, u32::MAX),
+            (2, 4, 4711),
+            (GROUP_OBJ, 4, u32::MAX),
+            (MASK, 6, u32::MAX),
+            (OTHER, 0, u32::MAX),
+        ]);
         let v = a.pack();
         assert_eq!(Acl::parse(&v), Some(a.clone()));
         assert_eq!(a.mode(), 0o660, "the group bits are the mask's");

@@ -186,7 +186,14 @@ impl Fs {
     /// # Errors
     /// EEXIST, EMLINK and those of the bucket.
     pub fn make(
-        &self, caller: Caller, parent: u64, name: &[u8], mode: u32, umask: u32, rdev: u32, target: Option<&[u8]>,
+        &self,
+        caller: Caller,
+        parent: u64,
+        name: &[u8],
+        mode: u32,
+        umask: u32,
+        rdev: u32,
+        target: Option<&[u8]>,
     ) -> Result<Attr, FsError> {
         let p = self.bucket.attr(parent)?;
         if mode & libc::S_IFMT == libc::S_IFDIR && p.nlink >= LINKS_MAX {
@@ -349,7 +356,10 @@ impl Fs {
     /// # Errors
     /// As there.
     pub fn read_dir(
-        &self, handle: u64, cookie: u64, take: &mut dyn FnMut(u64, &Dirent) -> Result<bool, FsError>,
+        &self,
+        handle: u64,
+        cookie: u64,
+        take: &mut dyn FnMut(u64, &Dirent) -> Result<bool, FsError>,
     ) -> Result<(), FsError> {
         let dir = self.dirs.get(handle)?;
         dir.read(cookie, &|after, most| self.bucket.entries(dir.ino, after, most), take)

@@ -183,7 +183,9 @@ impl Fs {
             return Ok(match (n, o.method) {
                 (Algorithm, Method::Aes256 | Method::Kms) => Some(o.method.as_str().to_owned()),
                 (KmsKeyId, Method::Kms) => Some(o.key_id),
-                (DataEncryption, Method::Kms) => Some(if o.cipher == Cipher::Sm4Gcm { "SM4" } else { "AES256" }.to_owned()),
+                (DataEncryption, Method::Kms) => {
+                    Some(if o.cipher == Cipher::Sm4Gcm { "SM4" } else { "AES256" }.to_owned())
+                }
                 (KeyVersion, Method::Aes256 | Method::Kms) => Some(o.key_version.to_string()),
                 (CustomerAlgorithm, Method::SseC) => Some("AES256".to_owned()),
                 _ => None,
@@ -232,7 +234,12 @@ impl Fs {
     /// # Errors
     /// Those of rules (EINVAL), of permission (EACCES) and of the flags; nothing is changed then.
     pub(super) fn sse_set(
-        &self, caller: Caller, a: &Attr, name: &[u8], value: &[u8], flags: i32,
+        &self,
+        caller: Caller,
+        a: &Attr,
+        name: &[u8],
+        value: &[u8],
+        flags: i32,
     ) -> Result<(), FsError> {
         let n = self.sse_name(a, name)?;
         match n {

@@ -40,9 +40,7 @@ impl Fs {
     ///
     /// # Errors
     /// EEXIST and ENODATA by the flags; for those of ssefs see SEMANTICS.md.
-    pub fn set_xattr(
-        &self, caller: Caller, ino: u64, name: &[u8], value: &[u8], flags: i32,
-    ) -> Result<(), FsError> {
+    pub fn set_xattr(&self, caller: Caller, ino: u64, name: &[u8], value: &[u8], flags: i32) -> Result<(), FsError> {
         if name.starts_with(PREFIX) {
             let a = self.bucket.attr(ino)?;
             return self.sse_set(caller, &a, name, value, flags);

@@ -40,7 +40,10 @@ pub fn nanoseconds(t: TimeOrNow) -> i64 {
         // nanoseconds count forward: so they are put right here.
         Err(e) => {
             let d = e.duration();
-            i64::try_from(d.as_secs()).ok().and_then(|s| s.checked_mul(-1_000_000_000)).map_or(i64::MIN, |s| s + i64::from(d.subsec_nanos()))
+            i64::try_from(d.as_secs())
+                .ok()
+                .and_then(|s| s.checked_mul(-1_000_000_000))
+                .map_or(i64::MIN, |s| s + i64::from(d.subsec_nanos()))
         }
     }
 }

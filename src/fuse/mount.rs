@@ -2,7 +2,6 @@
 //! as often as anybody likes, and never touches a mount that is not ours.
 
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, OnceLock};
@@ -11,6 +10,7 @@ use std::thread::JoinHandle;
 use fuser::{Config, MountOption, Session, SessionACL};
 use parking_lot::Mutex;
 
+use super::mount_table::{MountEntry, mount_at};
 use super::{Adapter, READAHEAD_BYTES};
 use crate::bucket::Bucket;
 use crate::fs::Fs;
@@ -93,8 +93,7 @@ pub fn mount(bucket: Arc<Bucket>, mountpoint: &Path, o: &MountOptions) -> io::Re
 
 /// The kernel's default of 128 KiB keeps too few requests under way. Without it reading is slower, nothing else.
 fn raise_readahead(mountpoint: &Path) {
-    let Ok(meta) = std::fs::metadata(mountpoint) else { return };
-    let (major, minor) = (libc::major(meta.dev()), libc::minor(meta.dev()));
+    let Ok(Some(MountEntry { device: (major, minor), .. })) = mount_at(mountpoint) else { return };
     let setting = format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb");
     if let Err(e) = std::fs::write(&setting, (READAHEAD_BYTES / 1024).to_string()) {
         log::debug!("{setting}: {e}");

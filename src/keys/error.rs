@@ -16,7 +16,9 @@ pub enum KeyError {
     RootMissing { path: PathBuf, needed: Option<String> },
     #[error("cannot read the root key {path}: {source}")]
     RootUnreadable { path: PathBuf, source: io::Error },
-    #[error("the root key {path} can be read by others (mode {mode:04o}): run chmod 600 on it, and consider it known to them")]
+    #[error(
+        "the root key {path} can be read by others (mode {mode:04o}): run chmod 600 on it, and consider it known to them"
+    )]
     RootTooOpen { path: PathBuf, mode: u32 },
     #[error("{path} is not a root key: {why}. Put the key back from your backup")]
     RootMalformed { path: PathBuf, why: &'static str },
@@ -32,9 +34,13 @@ pub enum KeyError {
     KeyringDamaged { path: PathBuf, why: String },
     #[error("the keyring {path} has format {found}; this ssefs knows up to {known}: use a newer ssefs")]
     KeyringNewer { path: PathBuf, found: i64, known: i64 },
-    #[error("the keyring {path} was altered: row {row} of table {table} fails its tag. Put the keyring back from your backup")]
+    #[error(
+        "the keyring {path} was altered: row {row} of table {table} fails its tag. Put the keyring back from your backup"
+    )]
     RowAltered { path: PathBuf, table: &'static str, row: String },
-    #[error("the keyring {path} was altered: rows were removed, or older ones put back. Put the keyring back from your backup")]
+    #[error(
+        "the keyring {path} was altered: rows were removed, or older ones put back. Put the keyring back from your backup"
+    )]
     RowsAltered { path: PathBuf },
     #[error("the keyring {0} is in use by another process for longer than 10 s: try again")]
     KeyringBusy(PathBuf),
@@ -68,7 +74,9 @@ pub enum KeyError {
     StoreMissing(PathBuf),
     #[error("the store {known} belongs at {path}, but its store.id is not there: is the disk mounted?")]
     StoreGone { path: PathBuf, known: StoreId },
-    #[error("{path} holds the store {found}, but the keyring knows the store {known} there: is the right disk mounted?")]
+    #[error(
+        "{path} holds the store {found}, but the keyring knows the store {known} there: is the right disk mounted?"
+    )]
     StoreSwapped { path: PathBuf, known: StoreId, found: StoreId },
     #[error("{0} has buckets but no store.id: put the file back from your backup")]
     StoreIdLost(PathBuf),

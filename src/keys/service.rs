@@ -109,7 +109,8 @@ impl KeyService for Keyring {
             Ok((self.master(inner, key, version)?, newest, self.master(inner, key, newest)?))
         })?;
         let ctx = KekCtx { bucket: *bucket, kek, key_id: key };
-        let secret = wrap::unwrap_kek(&old, &ctx, wrapped).map_err(|source| of_kek(key, version, bucket, kek, source))?;
+        let secret =
+            wrap::unwrap_kek(&old, &ctx, wrapped).map_err(|source| of_kek(key, version, bucket, kek, source))?;
         Ok(Rewrapped { version: newest, wrapped: wrap::wrap_kek(&new, &ctx, &secret)? })
     }
 

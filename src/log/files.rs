@@ -35,7 +35,11 @@ impl SegmentFiles {
 
     pub fn io(&self, id: u32, source: std::io::Error) -> LogError {
         let path = self.path(id);
-        if source.kind() == std::io::ErrorKind::NotFound { LogError::Missing(path) } else { LogError::Io { path, source } }
+        if source.kind() == std::io::ErrorKind::NotFound {
+            LogError::Missing(path)
+        } else {
+            LogError::Io { path, source }
+        }
     }
 
     /// Ids and lengths of all segment files, ascending. Other names in the folder are left alone.

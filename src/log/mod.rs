@@ -10,11 +10,11 @@ mod segment;
 mod writer;
 
 pub use files::SegmentFiles;
+pub use record::pack_puts;
 pub use record::{CommitRecord, IndexEntry, KekRecord, PutRecord, Record};
 pub use scan::{Flush, read_header, scan_flushes};
 pub use segment::{Footer, SegmentHeader};
 pub use writer::{Log, LogIdentity, SLOT_BYTES_MAX, Slot};
-pub use record::pack_puts;
 
 use std::path::PathBuf;
 

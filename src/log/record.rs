@@ -60,9 +60,16 @@ pub struct CommitRecord {
 /// Any record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Record {
-    Index { opens: Vec<OpenId>, entries: Vec<IndexEntry> },
+    Index {
+        opens: Vec<OpenId>,
+        entries: Vec<IndexEntry>,
+    },
     Commit(CommitRecord),
-    Puts { commit: u64, keks: Vec<KekRecord>, puts: Vec<PutRecord> },
+    Puts {
+        commit: u64,
+        keks: Vec<KekRecord>,
+        puts: Vec<PutRecord>,
+    },
     /// A type this program may pass over (0x80 and above).
     Skipped(u8),
 }
@@ -245,9 +252,8 @@ mod tests {
 
     #[test]
     fn records_come_back_as_they_were_packed_and_no_cut_of_them_parses() {
-        let entry = IndexEntry {
-            seal: SealId([7; 16]), object: 5, offset: 4096, n: 100, open: 0, counter: 9, position: 8192,
-        };
+        let entry =
+            IndexEntry { seal: SealId([7; 16]), object: 5, offset: 4096, n: 100, open: 0, counter: 9, position: 8192 };
         let put = PutRecord { seal: SealId([7; 16]), object: 5, method: 1, cipher: 1, kek: 2, wrapped: vec![3; 113] };
         let kek = KekRecord { kek: 2, key_id: "mk-1".into(), version: 3, wrapped: vec![1; 113] };
         let commit = CommitRecord { number: 12, durable: 11, puts: 1, root: [0; 32] };

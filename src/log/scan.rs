@@ -23,13 +23,15 @@ pub fn read_header(files: &SegmentFiles, key: &MacKey, id: u32) -> Result<Segmen
     match SegmentHeader::parse(key, &block) {
         Ok(h) if h.segment == id => Ok(h),
         Ok(_) => Err(LogError::Damaged { path, why: "it is another segment under this name" }),
-        Err(HeaderError::Newer(found)) => {
-            Err(LogError::Newer { path, found, known: super::segment::SEGMENT_VERSION })
+        Err(HeaderError::Newer(found)) => Err(LogError::Newer { path, found, known: super::segment::SEGMENT_VERSION }),
+        Err(HeaderError::Features) => {
+            Err(LogError::Damaged { path, why: "it needs features this ssefs does not know" })
         }
-        Err(HeaderError::Features) => Err(LogError::Damaged { path, why: "it needs features this ssefs does not know" }),
         Err(HeaderError::Magic) => Err(LogError::Damaged { path, why: "it does not begin as a segment does" }),
         Err(HeaderError::Short) => Err(LogError::Damaged { path, why: "it is shorter than a header" }),
-        Err(HeaderError::Tag) => Err(LogError::Damaged { path, why: "its header was altered, or it is another bucket's" }),
+        Err(HeaderError::Tag) => {
+            Err(LogError::Damaged { path, why: "its header was altered, or it is another bucket's" })
+        }
     }
 }
 
@@ -52,7 +54,10 @@ pub fn scan_flushes(files: &SegmentFiles, key: &MacKey, id: u32, from: u64) -> R
                     if let Some(records) = parse_records(&records, f.records) {
                         out.push(Flush { start: f.start as u64, end, records });
                     } else {
-                        return Err(LogError::Damaged { path: files.path(id), why: "a flush holds records this ssefs does not know" });
+                        return Err(LogError::Damaged {
+                            path: files.path(id),
+                            why: "a flush holds records this ssefs does not know",
+                        });
                     }
                 }
             }

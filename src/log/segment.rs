@@ -103,7 +103,12 @@ impl Footer {
         if b.len() < FOOTER_BYTES || &b[..8] != FOOTER_MAGIC {
             return None;
         }
-        let f = Footer { start: u32_at(b, 8), records_at: u32_at(b, 12), records_bytes: u32_at(b, 16), records: u32_at(b, 20) };
+        let f = Footer {
+            start: u32_at(b, 8),
+            records_at: u32_at(b, 12),
+            records_bytes: u32_at(b, 16),
+            records: u32_at(b, 20),
+        };
         let fits = f.start as usize % BLOCK == 0
             && f.start as usize >= HEADER_BYTES
             && f.start <= f.records_at

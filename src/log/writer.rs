@@ -116,7 +116,8 @@ impl Log {
             lengths: Mutex::new(BTreeMap::new()),
         });
         let for_writer = inner.clone();
-        let writer = std::thread::Builder::new().name("ssefs-log".into()).spawn(move || write_out(&for_writer, &from_log)).ok();
+        let writer =
+            std::thread::Builder::new().name("ssefs-log".into()).spawn(move || write_out(&for_writer, &from_log)).ok();
         Log { inner, to_disk: Some(to_disk), writer, closing: Mutex::new(BTreeMap::new()) }
     }
 
@@ -190,7 +191,8 @@ impl Log {
     pub fn append_record(&self, packed: &[u8]) -> Result<(), LogError> {
         self.failed()?;
         let mut active = self.inner.active.lock();
-        if active.as_ref().is_some_and(|a| a.records + packed.len() + a.entries * INDEX_ENTRY_BYTES > RECORD_BYTES_MAX) {
+        if active.as_ref().is_some_and(|a| a.records + packed.len() + a.entries * INDEX_ENTRY_BYTES > RECORD_BYTES_MAX)
+        {
             self.close_buffer(&mut active)?;
         }
         let a = self.open_buffer(&mut active)?;
@@ -251,7 +253,9 @@ impl Log {
         self.inner.flight.lock().buffers += 1;
         let next = (end < SEGMENT_BYTES).then(|| self.fresh(a.file.clone(), id, end as u32));
         let buffer = a.buffer.clone();
-        self.closing.lock().insert(Arc::as_ptr(&buffer) as usize, Closed { buffer: a.buffer, file: a.file, frames: a.frames });
+        self.closing
+            .lock()
+            .insert(Arc::as_ptr(&buffer) as usize, Closed { buffer: a.buffer, file: a.file, frames: a.frames });
         *active = next;
         self.release(&buffer);
         Ok(())

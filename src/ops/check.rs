@@ -74,7 +74,11 @@ fn read_data(bucket: &Bucket, progress: &dyn Progress, log: &mut Log) -> Result<
     for b in bad {
         // Neighbours that fail alike are one harm.
         if let Some(p) = last.as_mut() {
-            if p.object == Some(b.ino) && p.to == Some(b.from) && p.what == b.why && p.segment == Some(segment_name(b.segment)) {
+            if p.object == Some(b.ino)
+                && p.to == Some(b.from)
+                && p.what == b.why
+                && p.segment == Some(segment_name(b.segment))
+            {
                 p.to = Some(b.to);
                 continue;
             }

@@ -72,18 +72,9 @@ const NATIVE: Traits = Traits {
     xml: XmlForm::Oss,
     no_rule_code: "NoSuchServerSideEncryptionRule",
 };
-const COS: Traits = Traits {
-    name: "cos",
-    none: false,
-    xml: XmlForm::Cos,
-    no_rule_code: "NoSuchEncryptionConfiguration",
-    ..NATIVE
-};
-const OSS: Traits = Traits {
-    name: "oss",
-    none: false,
-    ..NATIVE
-};
+const COS: Traits =
+    Traits { name: "cos", none: false, xml: XmlForm::Cos, no_rule_code: "NoSuchEncryptionConfiguration", ..NATIVE };
+const OSS: Traits = Traits { name: "oss", none: false, ..NATIVE };
 const AWS: Traits = Traits {
     name: "aws",
     sm4: false,
@@ -93,25 +84,12 @@ const AWS: Traits = Traits {
     ..NATIVE
 };
 // JD's documents name no code for "no rule"; its encryption API is S3's, so is the code.
-const JD: Traits = Traits {
-    name: "jd",
-    aes256: false,
-    cmk: false,
-    sse_c: false,
-    requests_win: false,
-    directory_rules: false,
-    ..AWS
-};
+const JD: Traits =
+    Traits { name: "jd", aes256: false, cmk: false, sse_c: false, requests_win: false, directory_rules: false, ..AWS };
 
 impl Dialect {
     /// Every dialect, in the order of the contract's table.
-    pub const ALL: [Dialect; 5] = [
-        Dialect::Native,
-        Dialect::Cos,
-        Dialect::Oss,
-        Dialect::Jd,
-        Dialect::Aws,
-    ];
+    pub const ALL: [Dialect; 5] = [Dialect::Native, Dialect::Cos, Dialect::Oss, Dialect::Jd, Dialect::Aws];
 
     const fn traits(self) -> &'static Traits {
         match self {
@@ -179,11 +157,7 @@ impl Dialect {
     /// # Errors
     /// [`RuleError::NotInDialect`].
     pub fn check_request(self, request: &Request) -> Result<(), RuleError> {
-        if self.requests_win() {
-            self.check_anywhere(&request.as_rule())
-        } else {
-            Ok(())
-        }
+        if self.requests_win() { self.check_anywhere(&request.as_rule()) } else { Ok(()) }
     }
 
     /// The part of [`Self::check_rule`] that does not depend on the place.
@@ -196,11 +170,7 @@ impl Dialect {
             Rule::Kms { sm4: true, .. } if !allowed.sm4 => "leave out SM4",
             Rule::None | Rule::Aes256 | Rule::Kms { .. } => return Ok(()),
         };
-        Err(RuleError::NotInDialect {
-            what: quoted(&rule.to_string()),
-            dialect: self,
-            instead,
-        })
+        Err(RuleError::NotInDialect { what: quoted(&rule.to_string()), dialect: self, instead })
     }
 }
 

@@ -14,12 +14,7 @@ use super::model::{Fields, Request, Rule};
 /// # Errors
 /// [`RuleError::UnknownAlgorithm`] (row 55).
 pub fn with_algorithm(rule: Option<Rule>, algorithm: &str) -> Result<Rule, RuleError> {
-    let fresh = Fields {
-        algorithm: algorithm.trim_ascii(),
-        key: None,
-        data_encryption: None,
-    }
-    .into_rule()?;
+    let fresh = Fields { algorithm: algorithm.trim_ascii(), key: None, data_encryption: None }.into_rule()?;
     match (rule, fresh) {
         (Some(kept @ Rule::Kms { .. }), Rule::Kms { .. }) => Ok(kept),
         (_, fresh) => Ok(fresh),
@@ -34,12 +29,7 @@ pub fn with_kms_key(rule: Option<Rule>, key: Option<&str>) -> Result<Rule, RuleE
     let Some(rule @ Rule::Kms { .. }) = rule else {
         return Err(RuleError::KeyWithoutKms);
     };
-    Fields {
-        algorithm: "KMS",
-        key: key.map(str::trim_ascii),
-        data_encryption: rule.data_encryption(),
-    }
-    .into_rule()
+    Fields { algorithm: "KMS", key: key.map(str::trim_ascii), data_encryption: rule.data_encryption() }.into_rule()
 }
 
 /// The rule after its data encryption was set to `AES256` or `SM4`, or with `None` put back to AES256.
@@ -47,29 +37,18 @@ pub fn with_kms_key(rule: Option<Rule>, key: Option<&str>) -> Result<Rule, RuleE
 /// # Errors
 /// [`RuleError::DataEncryptionWithoutKms`] (row 48) where the rule is not KMS, or there is none;
 /// [`RuleError::UnknownDataEncryption`].
-pub fn with_data_encryption(
-    rule: Option<Rule>,
-    data_encryption: Option<&str>,
-) -> Result<Rule, RuleError> {
+pub fn with_data_encryption(rule: Option<Rule>, data_encryption: Option<&str>) -> Result<Rule, RuleError> {
     let Some(rule @ Rule::Kms { .. }) = rule else {
         return Err(RuleError::DataEncryptionWithoutKms);
     };
-    Fields {
-        algorithm: "KMS",
-        key: rule.key(),
-        data_encryption: data_encryption.map(str::trim_ascii),
-    }
-    .into_rule()
+    Fields { algorithm: "KMS", key: rule.key(), data_encryption: data_encryption.map(str::trim_ascii) }.into_rule()
 }
 
 /// [`with_algorithm`] for a file's request.
 ///
 /// # Errors
 /// As there.
-pub fn request_with_algorithm(
-    request: Option<Request>,
-    algorithm: &str,
-) -> Result<Request, RuleError> {
+pub fn request_with_algorithm(request: Option<Request>, algorithm: &str) -> Result<Request, RuleError> {
     with_algorithm(request.map(Rule::from), algorithm)?.try_into()
 }
 
@@ -77,10 +56,7 @@ pub fn request_with_algorithm(
 ///
 /// # Errors
 /// As there.
-pub fn request_with_kms_key(
-    request: Option<Request>,
-    key: Option<&str>,
-) -> Result<Request, RuleError> {
+pub fn request_with_kms_key(request: Option<Request>, key: Option<&str>) -> Result<Request, RuleError> {
     with_kms_key(request.map(Rule::from), key)?.try_into()
 }
 

@@ -26,11 +26,7 @@ impl Position {
     pub(super) fn of_byte(text: &[u8], offset: usize) -> Position {
         let before = &text[..offset.min(text.len())];
         let newlines = before.iter().filter(|b| **b == b'\n').count();
-        Position::line(
-            u32::try_from(newlines)
-                .unwrap_or(u32::MAX)
-                .saturating_add(1),
-        )
+        Position::line(u32::try_from(newlines).unwrap_or(u32::MAX).saturating_add(1))
     }
 }
 
@@ -66,15 +62,9 @@ pub enum RuleError {
     KeyName { name: String, why: &'static str },
     /// The bucket's dialect does not know this rule or request (row 13).
     #[error("{what} is not allowed in a bucket of dialect {dialect}: {instead}")]
-    NotInDialect {
-        what: String,
-        dialect: Dialect,
-        instead: &'static str,
-    },
+    NotInDialect { what: String, dialect: Dialect, instead: &'static str },
     /// The bucket's dialect has bucket rules only (row 33).
-    #[error(
-        "a directory has no rule of its own in a bucket of dialect {dialect}: set the rule on the bucket"
-    )]
+    #[error("a directory has no rule of its own in a bucket of dialect {dialect}: set the rule on the bucket")]
     DirectoryRule { dialect: Dialect },
     /// `none` was given as a bucket's rule.
     #[error("none is a rule for directories only: delete the bucket's rule instead")]
@@ -83,9 +73,7 @@ pub enum RuleError {
     #[error("the rule none has no XML form: read it in the short form")]
     NoneHasNoXml,
     /// There is no rule here (row 58).
-    #[error(
-        "no encryption rule is set here: objects are stored plain unless a request or a rule above says otherwise"
-    )]
+    #[error("no encryption rule is set here: objects are stored plain unless a request or a rule above says otherwise")]
     NoRule { dialect: Dialect },
     /// The named key does not exist (row 59).
     #[error("the key {key} does not exist: list the keys that do, or create it")]
@@ -103,10 +91,7 @@ pub enum RuleError {
 
 impl RuleError {
     pub(super) fn malformed(at: Position, what: impl Into<String>) -> RuleError {
-        RuleError::MalformedXml {
-            at,
-            what: what.into(),
-        }
+        RuleError::MalformedXml { at, what: what.into() }
     }
 
     /// The error code that HTTP, the command line and `user.sse.last-error` show.

@@ -43,12 +43,8 @@ struct ByDefault {
 
 /// Reads one rule.
 pub(super) fn parse(text: &str) -> Result<Rule, RuleError> {
-    let Object(configuration) =
-        serde_json::from_str::<Object<Configuration>>(text).map_err(|e| malformed(text, &e))?;
-    let OneRule(RuleObject {
-        by_default: Object(fields),
-        ..
-    }) = configuration.rules;
+    let Object(configuration) = serde_json::from_str::<Object<Configuration>>(text).map_err(|e| malformed(text, &e))?;
+    let OneRule(RuleObject { by_default: Object(fields), .. }) = configuration.rules;
     let algorithm = fields.algorithm.trim_ascii();
     if algorithm.is_empty() {
         let at = Position::of_byte(text.as_bytes(), text.find("\"SSEAlgorithm\"").unwrap_or(0));
@@ -65,15 +61,11 @@ pub(super) fn parse(text: &str) -> Result<Rule, RuleError> {
 fn malformed(text: &str, error: &serde_json::Error) -> RuleError {
     let as_u32 = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
     let lines = text.lines().count();
-    let at = Position {
-        line: as_u32(error.line().clamp(1, lines.max(1))),
-        column: Some(as_u32(error.column().max(1))),
-    };
+    let at =
+        Position { line: as_u32(error.line().clamp(1, lines.max(1))), column: Some(as_u32(error.column().max(1))) };
     // serde_json ends its message with the position, which ours begins with.
     let full = error.to_string();
-    let what = full
-        .rsplit_once(" at line ")
-        .map_or(full.as_str(), |(what, _)| what);
+    let what = full.rsplit_once(" at line ").map_or(full.as_str(), |(what, _)| what);
     RuleError::malformed(at, quoted(what))
 }
 
@@ -113,9 +105,7 @@ impl<'de> Deserialize<'de> for OneRule {
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut rules: A) -> Result<OneRule, A::Error> {
                 let Some(Object(rule)) = rules.next_element::<Object<RuleObject>>()? else {
-                    return Err(A::Error::custom(
-                        "Rules is empty: give one rule, or delete the bucket's",
-                    ));
+                    return Err(A::Error::custom("Rules is empty: give one rule, or delete the bucket's"));
                 };
                 if rules.next_element::<IgnoredAny>()?.is_some() {
                     return Err(A::Error::custom("there is a second rule: a bucket has one"));

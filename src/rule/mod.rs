@@ -16,8 +16,8 @@ mod xml;
 
 pub use dialect::{Dialect, Place, XmlForm};
 pub use edit::{
-    request_with_algorithm, request_with_data_encryption, request_with_kms_key, with_algorithm,
-    with_data_encryption, with_kms_key,
+    request_with_algorithm, request_with_data_encryption, request_with_kms_key, with_algorithm, with_data_encryption,
+    with_kms_key,
 };
 pub use error::{Position, RuleError};
 pub use model::{Cipher, KEY_NAME_BYTES_MAX, Method, Request, Rule};

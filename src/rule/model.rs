@@ -184,10 +184,7 @@ impl Request {
     pub fn as_rule(&self) -> Rule {
         match self {
             Request::Aes256 => Rule::Aes256,
-            Request::Kms { key, sm4 } => Rule::Kms {
-                key: key.clone(),
-                sm4: *sm4,
-            },
+            Request::Kms { key, sm4 } => Rule::Kms { key: key.clone(), sm4: *sm4 },
         }
     }
 }
@@ -264,9 +261,7 @@ impl Fields<'_> {
                     None | Some("AES256") => false,
                     Some("SM4") => true,
                     Some(other) => {
-                        return Err(RuleError::UnknownDataEncryption {
-                            value: quoted(other),
-                        });
+                        return Err(RuleError::UnknownDataEncryption { value: quoted(other) });
                     }
                 },
             }),
@@ -278,12 +273,7 @@ impl Fields<'_> {
 /// Checks that `name` can name a key and survives every form. Colons separate the fields of the short form, so
 /// only ARNs of outside key services may hold them, and not such that the last field reads as a data encryption.
 fn key_name(name: &str) -> Result<String, RuleError> {
-    let wrong = |why| {
-        Err(RuleError::KeyName {
-            name: quoted(name),
-            why,
-        })
-    };
+    let wrong = |why| Err(RuleError::KeyName { name: quoted(name), why });
     if name.len() > KEY_NAME_BYTES_MAX {
         return wrong("it is longer than 2048 bytes");
     }

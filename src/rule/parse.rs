@@ -25,17 +25,10 @@ pub fn parse(bytes: &[u8], dialect: Dialect) -> Result<Rule, RuleError> {
         return Err(RuleError::malformed(at, "the rule is longer than 64 KiB"));
     }
     let bytes = bytes.strip_prefix(UTF8_BOM).unwrap_or(bytes);
-    let text = std::str::from_utf8(bytes).map_err(|e| {
-        RuleError::malformed(
-            Position::of_byte(bytes, e.valid_up_to()),
-            "the rule is not UTF-8 text",
-        )
-    })?;
+    let text = std::str::from_utf8(bytes)
+        .map_err(|e| RuleError::malformed(Position::of_byte(bytes, e.valid_up_to()), "the rule is not UTF-8 text"))?;
     let rule = match text.trim_ascii_start().as_bytes().first() {
-        None => Err(RuleError::malformed(
-            Position::line(1),
-            "the rule is empty: SSEAlgorithm is required",
-        )),
+        None => Err(RuleError::malformed(Position::line(1), "the rule is empty: SSEAlgorithm is required")),
         Some(b'<') => xml::parse(text),
         Some(b'{' | b'[') => json::parse(text),
         Some(_) => one_word(text),
@@ -62,10 +55,7 @@ fn one_word(text: &str) -> Result<Rule, RuleError> {
         Some(gap) => {
             let second = word[gap..].find(|c: char| !c.is_whitespace()).unwrap_or(0);
             let at = Position::of_byte(text.as_bytes(), start + gap + second);
-            Err(RuleError::malformed(
-                at,
-                "this is neither one rule in the short form nor XML nor JSON",
-            ))
+            Err(RuleError::malformed(at, "this is neither one rule in the short form nor XML nor JSON"))
         }
         None => short::parse(word),
     }

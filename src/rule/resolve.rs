@@ -68,27 +68,15 @@ pub fn resolve<'r, P: Into<PathBuf>>(
     dialect: Dialect,
 ) -> Effective {
     if let Some(request) = request.filter(|_| dialect.requests_win()) {
-        return Effective {
-            rule: request.as_rule(),
-            origin: Origin::Request,
-        };
+        return Effective { rule: request.as_rule(), origin: Origin::Request };
     }
     if dialect.directory_rules()
         && let Some((path, rule)) = dirs.into_iter().next()
     {
-        return Effective {
-            rule: rule.clone(),
-            origin: Origin::Directory(path.into()),
-        };
+        return Effective { rule: rule.clone(), origin: Origin::Directory(path.into()) };
     }
     match bucket {
-        Some(rule) => Effective {
-            rule: rule.clone(),
-            origin: Origin::Bucket,
-        },
-        None => Effective {
-            rule: Rule::None,
-            origin: Origin::None,
-        },
+        Some(rule) => Effective { rule: rule.clone(), origin: Origin::Bucket },
+        None => Effective { rule: Rule::None, origin: Origin::None },
     }
 }

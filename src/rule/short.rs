@@ -32,12 +32,7 @@ pub(super) fn parse(text: &str) -> Result<Rule, RuleError> {
     }
     let (algorithm, rest) = text.split_once(':').unwrap_or((text, ""));
     let (key, data_encryption) = split_rest(rest);
-    Fields {
-        algorithm,
-        key: Some(key),
-        data_encryption: Some(data_encryption),
-    }
-    .into_rule()
+    Fields { algorithm, key: Some(key), data_encryption: Some(data_encryption) }.into_rule()
 }
 
 /// Splits `KEY`, `KEY:DATA` or `:DATA`. An ARN has colons of its own: of it, only a last field that reads as a

@@ -17,17 +17,10 @@ const XML_NAMESPACE: &str = "http://www.w3.org/XML/1998/namespace";
 
 /// Reads one rule. The namespace is free (each vendor has its own, and clients leave it out), but one for all.
 pub(super) fn parse(text: &str) -> Result<Rule, RuleError> {
-    let options = ParsingOptions {
-        nodes_limit: XML_NODES_MAX,
-        ..ParsingOptions::default()
-    };
-    let document =
-        Document::parse_with_options(text, options).map_err(|e| not_well_formed(text, &e))?;
+    let options = ParsingOptions { nodes_limit: XML_NODES_MAX, ..ParsingOptions::default() };
+    let document = Document::parse_with_options(text, options).map_err(|e| not_well_formed(text, &e))?;
     if let Some(pi) = document.root().children().find(Node::is_pi) {
-        return Err(refuse(
-            pi,
-            "a processing instruction has no place in a rule",
-        ));
+        return Err(refuse(pi, "a processing instruction has no place in a rule"));
     }
     let root = document.root_element();
     check_attributes(root)?;
@@ -39,17 +32,11 @@ pub(super) fn parse(text: &str) -> Result<Rule, RuleError> {
         "ServerSideEncryptionConfiguration" => {
             let [rule] = children(root, ["Rule"])?;
             let rule = rule.ok_or_else(|| refuse(root, "there is no <Rule>"))?;
-            let [by_default, bucket_key] = children(
-                rule,
-                ["ApplyServerSideEncryptionByDefault", "BucketKeyEnabled"],
-            )?;
+            let [by_default, bucket_key] = children(rule, ["ApplyServerSideEncryptionByDefault", "BucketKeyEnabled"])?;
             if let Some(element) = bucket_key {
                 // Read and dropped: every bucket here has a bucket key (row 54).
                 if !matches!(value(element)?, "true" | "false") {
-                    return Err(refuse(
-                        element,
-                        "BucketKeyEnabled is neither true nor false",
-                    ));
+                    return Err(refuse(element, "BucketKeyEnabled is neither true nor false"));
                 }
             }
             by_default_rule(rule, by_default, algorithm_of_configuration)
@@ -77,22 +64,13 @@ fn by_default_rule<'a>(
     by_default: Option<Node<'a, '_>>,
     spelling: fn(&'a str) -> &'a str,
 ) -> Result<Rule, RuleError> {
-    let by_default = by_default.ok_or_else(|| {
-        refuse(
-            parent,
-            "there is no <ApplyServerSideEncryptionByDefault>: SSEAlgorithm is required",
-        )
-    })?;
+    let by_default = by_default
+        .ok_or_else(|| refuse(parent, "there is no <ApplyServerSideEncryptionByDefault>: SSEAlgorithm is required"))?;
     // No vendor but Alibaba documents KMSDataEncryption. It is read in both shapes because a cos bucket may use
     // SM4 and has to print that; where a dialect has no SM4, the dialect refuses it.
-    let [algorithm, key, data_encryption] = children(
-        by_default,
-        ["SSEAlgorithm", "KMSMasterKeyID", "KMSDataEncryption"],
-    )?;
-    let algorithm = algorithm
-        .map(value)
-        .transpose()?
-        .filter(|text| !text.is_empty());
+    let [algorithm, key, data_encryption] =
+        children(by_default, ["SSEAlgorithm", "KMSMasterKeyID", "KMSDataEncryption"])?;
+    let algorithm = algorithm.map(value).transpose()?.filter(|text| !text.is_empty());
     let algorithm = algorithm.ok_or_else(|| refuse(by_default, "SSEAlgorithm is required"))?;
     Fields {
         algorithm: spelling(algorithm),
@@ -120,31 +98,20 @@ fn children<'a, 'i, const N: usize>(
                 let blank = text.len() - text.trim_ascii_start().len();
                 let offset = child.range().start.saturating_add(blank);
                 let at = Position::of_byte(child.document().input_text().as_bytes(), offset);
-                return Err(RuleError::malformed(
-                    at,
-                    format!("text between elements: {}", quoted(text.trim_ascii())),
-                ));
+                return Err(RuleError::malformed(at, format!("text between elements: {}", quoted(text.trim_ascii()))));
             }
             continue;
         }
         if !child.is_element() {
-            return Err(refuse(
-                child,
-                "a processing instruction has no place in a rule",
-            ));
+            return Err(refuse(child, "a processing instruction has no place in a rule"));
         }
         let name = child.tag_name().name();
         let known = names.iter().position(|known| *known == name);
         let slot = match known {
-            Some(index) if child.tag_name().namespace() == parent.tag_name().namespace() => {
-                &mut found[index]
-            }
+            Some(index) if child.tag_name().namespace() == parent.tag_name().namespace() => &mut found[index],
             _ => {
                 let (name, parent) = (quoted(name), quoted(parent.tag_name().name()));
-                return Err(refuse(
-                    child,
-                    &format!("unknown element <{name}> in <{parent}>"),
-                ));
+                return Err(refuse(child, &format!("unknown element <{name}> in <{parent}>")));
             }
         };
         if slot.is_some() {
@@ -163,15 +130,8 @@ fn value<'a>(element: Node<'a, '_>) -> Result<&'a str, RuleError> {
         (None, _) => Ok(""),
         (Some(only), None) if only.is_text() => Ok(only.text().unwrap_or_default().trim_ascii()),
         (Some(first), second) => {
-            let odd = if first.is_text() {
-                second.unwrap_or(first)
-            } else {
-                first
-            };
-            Err(refuse(
-                odd,
-                &format!("<{}> holds text only", quoted(element.tag_name().name())),
-            ))
+            let odd = if first.is_text() { second.unwrap_or(first) } else { first };
+            Err(refuse(odd, &format!("<{}> holds text only", quoted(element.tag_name().name()))))
         }
     }
 }
@@ -181,19 +141,13 @@ fn check_attributes(element: Node<'_, '_>) -> Result<(), RuleError> {
     for attribute in element.attributes() {
         let describes = match attribute.namespace() {
             Some(XML_NAMESPACE) => true,
-            Some(XSI_NAMESPACE) => matches!(
-                attribute.name(),
-                "schemaLocation" | "noNamespaceSchemaLocation" | "type"
-            ),
+            Some(XSI_NAMESPACE) => matches!(attribute.name(), "schemaLocation" | "noNamespaceSchemaLocation" | "type"),
             _ => false,
         };
         if !describes {
             let at = position(element, attribute.range().start);
             let (name, element) = (quoted(attribute.name()), quoted(element.tag_name().name()));
-            return Err(RuleError::malformed(
-                at,
-                format!("unknown attribute {name} of <{element}>"),
-            ));
+            return Err(RuleError::malformed(at, format!("unknown attribute {name} of <{element}>")));
         }
     }
     Ok(())
@@ -205,10 +159,7 @@ fn refuse(node: Node<'_, '_>, what: &str) -> RuleError {
 
 fn position(node: Node<'_, '_>, offset: usize) -> Position {
     let at = node.document().text_pos_at(offset);
-    Position {
-        line: at.row,
-        column: Some(at.col),
-    }
+    Position { line: at.row, column: Some(at.col) }
 }
 
 fn not_well_formed(text: &str, error: &XmlError) -> RuleError {
@@ -216,34 +167,21 @@ fn not_well_formed(text: &str, error: &XmlError) -> RuleError {
     match error {
         XmlError::DtdDetected => {
             let start = text.find("<!DOCTYPE").unwrap_or(0);
-            RuleError::malformed(
-                Position::of_byte(text.as_bytes(), start),
-                "a document type has no place in a rule",
-            )
+            RuleError::malformed(Position::of_byte(text.as_bytes(), start), "a document type has no place in a rule")
         }
         XmlError::NoRootNode => RuleError::malformed(end, "there is no element"),
         XmlError::UnclosedRootNode | XmlError::UnexpectedEndOfStream => {
             RuleError::malformed(end, "the text ends inside an element")
         }
-        XmlError::NodesLimitReached
-        | XmlError::AttributesLimitReached
-        | XmlError::NamespacesLimitReached => {
+        XmlError::NodesLimitReached | XmlError::AttributesLimitReached | XmlError::NamespacesLimitReached => {
             RuleError::malformed(Position::line(1), "far more elements than a rule has")
         }
         other => {
             let at = other.pos();
             // The parser ends its message with the position, which ours begins with.
             let full = other.to_string();
-            let what = full
-                .rsplit_once(" at ")
-                .map_or(full.as_str(), |(what, _)| what);
-            RuleError::malformed(
-                Position {
-                    line: at.row,
-                    column: Some(at.col),
-                },
-                quoted(what),
-            )
+            let what = full.rsplit_once(" at ").map_or(full.as_str(), |(what, _)| what);
+            RuleError::malformed(Position { line: at.row, column: Some(at.col) }, quoted(what))
         }
     }
 }
@@ -264,15 +202,10 @@ pub fn print_xml(rule: &Rule, dialect: Dialect) -> Result<String, RuleError> {
         (Rule::Kms { .. }, XmlForm::Oss | XmlForm::Cos) => "KMS",
         (Rule::None | Rule::Aes256, _) => "AES256",
     };
-    let mut lines = vec![
-        "<ApplyServerSideEncryptionByDefault>".to_owned(),
-        format!("  <SSEAlgorithm>{algorithm}</SSEAlgorithm>"),
-    ];
+    let mut lines =
+        vec!["<ApplyServerSideEncryptionByDefault>".to_owned(), format!("  <SSEAlgorithm>{algorithm}</SSEAlgorithm>")];
     if let Some(key) = rule.key() {
-        lines.push(format!(
-            "  <KMSMasterKeyID>{}</KMSMasterKeyID>",
-            escape(key)
-        ));
+        lines.push(format!("  <KMSMasterKeyID>{}</KMSMasterKeyID>", escape(key)));
     }
     // AES256 is what an absent element means (row 51).
     if let Some("SM4") = rule.data_encryption() {
@@ -282,22 +215,11 @@ pub fn print_xml(rule: &Rule, dialect: Dialect) -> Result<String, RuleError> {
     let lines = match form {
         XmlForm::Oss => within("ServerSideEncryptionRule", "", lines),
         XmlForm::Cos | XmlForm::Aws => {
-            let namespace = if dialect == Dialect::Aws {
-                format!(" xmlns=\"{AWS_NAMESPACE}\"")
-            } else {
-                String::new()
-            };
-            within(
-                "ServerSideEncryptionConfiguration",
-                &namespace,
-                within("Rule", "", lines),
-            )
+            let namespace = if dialect == Dialect::Aws { format!(" xmlns=\"{AWS_NAMESPACE}\"") } else { String::new() };
+            within("ServerSideEncryptionConfiguration", &namespace, within("Rule", "", lines))
         }
     };
-    Ok(format!(
-        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n{}\n",
-        lines.join("\n")
-    ))
+    Ok(format!("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n{}\n", lines.join("\n")))
 }
 
 fn within(name: &str, attributes: &str, lines: Vec<String>) -> Vec<String> {
@@ -308,7 +230,5 @@ fn within(name: &str, attributes: &str, lines: Vec<String>) -> Vec<String> {
 }
 
 fn escape(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }

@@ -145,7 +145,9 @@ pub fn open_into(log: &Log, pieces: &[OpenPiece], out: &mut [u8], scratch: &mut 
             let frame = &scratch[at..at + p.n + FRAME_OVERHEAD];
             at += frame.len();
             if p.skip == 0 && p.len == p.n {
-                p.cipher.open(&p.aad, frame, &mut out[p.to..p.to + p.n]).map_err(|_| failed(p, "its tag does not verify", None))?;
+                p.cipher
+                    .open(&p.aad, frame, &mut out[p.to..p.to + p.n])
+                    .map_err(|_| failed(p, "its tag does not verify", None))?;
             } else {
                 content.resize(p.n, 0);
                 p.cipher.open(&p.aad, frame, &mut content).map_err(|_| failed(p, "its tag does not verify", None))?;
@@ -160,7 +162,9 @@ pub fn open_into(log: &Log, pieces: &[OpenPiece], out: &mut [u8], scratch: &mut 
 fn unreadable(p: &OpenPiece, e: LogError) -> OpenError {
     let gone = match &e {
         LogError::Missing(_) => Some("its segment is missing"),
-        LogError::Io { source, .. } if source.kind() == std::io::ErrorKind::UnexpectedEof => Some("its segment is cut short"),
+        LogError::Io { source, .. } if source.kind() == std::io::ErrorKind::UnexpectedEof => {
+            Some("its segment is cut short")
+        }
         _ => None,
     };
     OpenError { offset: p.offset, n: p.n, why: gone.unwrap_or("it cannot be read"), log: gone.is_none().then_some(e) }

@@ -30,17 +30,12 @@ pub struct Place {
 impl Place {
     /// `store` and `config` below `dir`.
     pub fn below(dir: &Path) -> Place {
-        Place {
-            store: dir.join("store"),
-            config: dir.join("config"),
-        }
+        Place { store: dir.join("store"), config: dir.join("config") }
     }
 
     fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_ssefs"));
-        command
-            .env("SSEFS_STORE", &self.store)
-            .env("SSEFS_CONFIG", &self.config);
+        command.env("SSEFS_STORE", &self.store).env("SSEFS_CONFIG", &self.config);
         command.stdin(Stdio::null());
         command
     }
@@ -48,14 +43,9 @@ impl Place {
     /// `ssefs check BUCKET --read-data`; what it printed where it does not exit with 0.
     pub fn check(&self) -> Result<(), String> {
         let mut command = self.command();
-        command
-            .args(["check", BUCKET, "--read-data"])
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+        command.args(["check", BUCKET, "--read-data"]).stdout(Stdio::piped()).stderr(Stdio::piped());
         let child = spawn(&mut command).map_err(|e| format!("ssefs check cannot run: {e}"))?;
-        let output = child
-            .wait_with_output()
-            .map_err(|e| format!("ssefs check: {e}"))?;
+        let output = child.wait_with_output().map_err(|e| format!("ssefs check: {e}"))?;
         if output.status.success() {
             return Ok(());
         }
@@ -85,32 +75,19 @@ impl Daemon {
         let before = device(mountpoint).map_err(|e| format!("{}: {e}", mountpoint.display()))?;
         let mut command = place.command();
         command.args(["mount", BUCKET]).arg(mountpoint);
-        command
-            .args(["--create", "--rule", "AES256", "-f"])
-            .stdout(output)
-            .stderr(errors);
+        command.args(["--create", "--rule", "AES256", "-f"]).stdout(output).stderr(errors);
         let child = spawn(&mut command).map_err(|e| format!("ssefs cannot be started: {e}"))?;
-        let mut daemon = Daemon {
-            child,
-            mountpoint: mountpoint.to_owned(),
-            log: log.to_owned(),
-        };
+        let mut daemon = Daemon { child, mountpoint: mountpoint.to_owned(), log: log.to_owned() };
         let deadline = Instant::now() + PATIENCE;
         loop {
             if device(mountpoint).is_ok_and(|now| now != before) {
                 return Ok(daemon);
             }
             if let Some(status) = daemon.child.try_wait().map_err(|e| e.to_string())? {
-                return Err(format!(
-                    "ssefs mount ended with {status}: {}",
-                    daemon.output()
-                ));
+                return Err(format!("ssefs mount ended with {status}: {}", daemon.output()));
             }
             if Instant::now() > deadline {
-                return Err(format!(
-                    "ssefs mount is not live after {PATIENCE:?}: {}",
-                    daemon.output()
-                ));
+                return Err(format!("ssefs mount is not live after {PATIENCE:?}: {}", daemon.output()));
             }
             std::thread::sleep(Duration::from_millis(2));
         }
@@ -142,10 +119,7 @@ impl Daemon {
         if status.success() {
             return Ok(());
         }
-        Err(format!(
-            "ssefs ended with {status} at SIGTERM: {}",
-            self.output()
-        ))
+        Err(format!("ssefs ended with {status} at SIGTERM: {}", self.output()))
     }
 
     fn wait(&mut self) -> Result<ExitStatus, String> {
@@ -156,10 +130,7 @@ impl Daemon {
             }
             std::thread::sleep(Duration::from_millis(2));
         }
-        Err(format!(
-            "ssefs still runs {PATIENCE:?} after SIGTERM: {}",
-            self.output()
-        ))
+        Err(format!("ssefs still runs {PATIENCE:?} after SIGTERM: {}", self.output()))
     }
 
     fn end(&mut self) {

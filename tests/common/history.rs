@@ -31,13 +31,7 @@ impl History {
     /// A history that starts from a state which is there for certain.
     pub fn new(mut start: State) -> History {
         start.release();
-        History {
-            states: vec![start],
-            ops: Vec::new(),
-            spans: Vec::new(),
-            times: Vec::new(),
-            acknowledged: 0,
-        }
+        History { states: vec![start], ops: Vec::new(), spans: Vec::new(), times: Vec::new(), acknowledged: 0 }
     }
 
     /// The tree after everything done so far.
@@ -63,9 +57,7 @@ impl History {
     /// Everything that had ended by `moment` counts as acknowledged: the commit interval has made it durable.
     pub fn acknowledge_until(&mut self, moment: Instant) {
         let finished = self.times.iter().zip(&self.spans);
-        let finished = finished
-            .take_while(|(time, span)| **time <= moment && span.1 != u64::MAX)
-            .count();
+        let finished = finished.take_while(|(time, span)| **time <= moment && span.1 != u64::MAX).count();
         self.acknowledged = self.acknowledged.max(finished);
     }
 
@@ -111,31 +103,15 @@ impl fmt::Display for Broken {
                 "acknowledged changes are lost: the tree is state {k}, acknowledged was state {}",
                 self.acknowledged
             )?,
-            None => writeln!(
-                f,
-                "the tree is no state of its history (candidates {}..={})",
-                self.acknowledged, self.newest
-            )?,
+            None => {
+                writeln!(f, "the tree is no state of its history (candidates {}..={})", self.acknowledged, self.newest)?
+            }
         }
         let (a, n) = (self.from_acknowledged.clone(), self.from_newest.clone());
-        writeln!(
-            f,
-            "  against state {}: {}",
-            self.acknowledged,
-            a.unwrap_or_else(none)
-        )?;
-        writeln!(
-            f,
-            "  against state {}: {}",
-            self.newest,
-            n.unwrap_or_else(none)
-        )?;
+        writeln!(f, "  against state {}: {}", self.acknowledged, a.unwrap_or_else(none))?;
+        writeln!(f, "  against state {}: {}", self.newest, n.unwrap_or_else(none))?;
         for (k, difference) in self.nearest.iter().rev().take(40) {
-            writeln!(
-                f,
-                "  state {k} (after {:?}): {difference}",
-                k.checked_sub(1).map(|k| &self.ops[k])
-            )?;
+            writeln!(f, "  state {k} (after {:?}): {difference}", k.checked_sub(1).map(|k| &self.ops[k]))?;
         }
         Ok(())
     }

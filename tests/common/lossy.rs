@@ -61,11 +61,7 @@ impl LossyDisk {
     /// A disk that starts as a copy of `image`, mounted.
     pub fn from_image(image: Image) -> io::Result<LossyDisk> {
         let dir = tempfile::Builder::new().prefix("lossy-").tempdir()?;
-        let mut disk = LossyDisk {
-            disk: Arc::new(Mutex::new(image)),
-            dir,
-            mounted: None,
-        };
+        let mut disk = LossyDisk { disk: Arc::new(Mutex::new(image)), dir, mounted: None };
         disk.mount()?;
         Ok(disk)
     }
@@ -73,32 +69,19 @@ impl LossyDisk {
     fn mount(&mut self) -> io::Result<()> {
         self.mounted = None;
         // A fresh directory each time, so that no leftover of an earlier boot can be in the way.
-        let path = self
-            .dir
-            .path()
-            .join(format!("boot{}", self.disk.lock().boot));
+        let path = self.dir.path().join(format!("boot{}", self.disk.lock().boot));
         std::fs::create_dir(&path)?;
         let mut config = fuser::Config::default();
-        config.mount_options = vec![
-            fuser::MountOption::FSName("lossy".into()),
-            fuser::MountOption::DefaultPermissions,
-        ];
+        config.mount_options = vec![fuser::MountOption::FSName("lossy".into()), fuser::MountOption::DefaultPermissions];
         config.n_threads = Some(2);
         let session = fuser::spawn_mount(fuse::LossyFs::new(self.disk.clone()), &path, &config)?;
-        self.mounted = Some(Mounted {
-            path,
-            session: Some(session),
-        });
+        self.mounted = Some(Mounted { path, session: Some(session) });
         Ok(())
     }
 
     /// Where it is mounted; changes with every reboot.
     pub fn path(&self) -> &Path {
-        &self
-            .mounted
-            .as_ref()
-            .expect("a lossy disk is always mounted")
-            .path
+        &self.mounted.as_ref().expect("a lossy disk is always mounted").path
     }
 
     /// Changing calls so far (write, truncate, fallocate, attributes, create, link, rename, unlink, fsync).

@@ -134,11 +134,7 @@ impl State {
     }
 
     fn paths(&self, want: impl Fn(&Name) -> bool) -> Vec<String> {
-        self.names
-            .iter()
-            .filter(|(_, n)| want(n))
-            .map(|(p, _)| p.clone())
-            .collect()
+        self.names.iter().filter(|(_, n)| want(n)).map(|(p, _)| p.clone()).collect()
     }
 
     /// Whether the path names anything.
@@ -159,8 +155,7 @@ impl State {
 
     /// Bytes in a file; 0 for what is none.
     pub fn size(&self, path: &str) -> u64 {
-        self.file_id(path)
-            .map_or(0, |id| self.files[&id].content.len() as u64)
+        self.file_id(path).map_or(0, |id| self.files[&id].content.len() as u64)
     }
 
     /// Whether a file is held open.
@@ -201,20 +196,11 @@ impl State {
         match op {
             Op::Create { path, mode } => {
                 self.next_file += 1;
-                let file = FileState {
-                    content: Arc::default(),
-                    mode: *mode,
-                };
+                let file = FileState { content: Arc::default(), mode: *mode };
                 self.files.insert(self.next_file, file);
                 self.names.insert(path.clone(), Name::File(self.next_file));
             }
-            Op::Write {
-                path,
-                offset,
-                len,
-                tag,
-                ..
-            } => {
+            Op::Write { path, offset, len, tag, .. } => {
                 self.write(self.file_id(path), *offset, *len, *tag);
             }
             Op::Append { path, len, tag } => {
@@ -240,8 +226,7 @@ impl State {
                 }
             }
             Op::Symlink { path, target } => {
-                self.names
-                    .insert(path.clone(), Name::Symlink(target.clone()));
+                self.names.insert(path.clone(), Name::Symlink(target.clone()));
             }
             Op::Unlink { path } | Op::Rmdir { path } => {
                 self.names.remove(path);
@@ -266,16 +251,11 @@ impl State {
 
     fn rename(&mut self, from: &str, to: &str) {
         let below = format!("{from}/");
-        let moved: Vec<String> = self
-            .names
-            .keys()
-            .filter(|path| *path == from || path.starts_with(&below))
-            .cloned()
-            .collect();
+        let moved: Vec<String> =
+            self.names.keys().filter(|path| *path == from || path.starts_with(&below)).cloned().collect();
         for path in moved {
             if let Some(name) = self.names.remove(&path) {
-                self.names
-                    .insert(format!("{to}{}", &path[from.len()..]), name);
+                self.names.insert(format!("{to}{}", &path[from.len()..]), name);
             }
         }
     }
@@ -316,10 +296,7 @@ impl State {
                         return Some(format!("{path}: mode {mode:o}, should be {:o}", want.mode));
                     }
                     if found.nlink != links[id] {
-                        return Some(format!(
-                            "{path}: {} links, should be {}",
-                            found.nlink, links[id]
-                        ));
+                        return Some(format!("{path}: {} links, should be {}", found.nlink, links[id]));
                     }
                     if *inodes.entry(*id).or_insert(found.ino) != found.ino {
                         return Some(format!("{path}: its hard links are different files"));
@@ -329,9 +306,7 @@ impl State {
                     }
                 }
                 _ => {
-                    return Some(format!(
-                        "{path}: kind {kind:o} where the model has {name:?}"
-                    ));
+                    return Some(format!("{path}: kind {kind:o} where the model has {name:?}"));
                 }
             }
         }
@@ -343,11 +318,7 @@ fn content_difference(want: &[u8], found: &[u8]) -> Option<String> {
     if want == found {
         return None;
     }
-    let at = want
-        .iter()
-        .zip(found)
-        .position(|(a, b)| a != b)
-        .unwrap_or(want.len().min(found.len()));
+    let at = want.iter().zip(found).position(|(a, b)| a != b).unwrap_or(want.len().min(found.len()));
     let record = at / RECORD * RECORD;
     let show = |bytes: &[u8]| {
         let part = &bytes[record.min(bytes.len())..bytes.len().min(record + RECORD)];
@@ -387,31 +358,20 @@ fn read_dir(dir: &Path, prefix: &str, seen: &mut BTreeMap<String, Found>) -> Res
     for entry in fs::read_dir(dir).map_err(|e| fail(&format!("readdir of '{prefix}'"), e))? {
         let entry = entry.map_err(|e| fail(&format!("readdir of '{prefix}'"), e))?;
         let path = format!("{prefix}{}", entry.file_name().to_string_lossy());
-        let meta =
-            fs::symlink_metadata(entry.path()).map_err(|e| fail(&format!("stat of {path}"), e))?;
+        let meta = fs::symlink_metadata(entry.path()).map_err(|e| fail(&format!("stat of {path}"), e))?;
         let content = if meta.is_file() {
             fs::read(entry.path()).map_err(|e| fail(&format!("read of {path}"), e))?
         } else if meta.is_symlink() {
-            let target =
-                fs::read_link(entry.path()).map_err(|e| fail(&format!("readlink of {path}"), e))?;
+            let target = fs::read_link(entry.path()).map_err(|e| fail(&format!("readlink of {path}"), e))?;
             target.to_string_lossy().into_owned().into_bytes()
         } else {
             read_dir(&entry.path(), &format!("{path}/"), seen)?;
             Vec::new()
         };
         if meta.is_file() && content.len() as u64 != meta.len() {
-            return Err(format!(
-                "{path}: stat says {} bytes, read gives {}",
-                meta.len(),
-                content.len()
-            ));
+            return Err(format!("{path}: stat says {} bytes, read gives {}", meta.len(), content.len()));
         }
-        let found = Found {
-            mode: meta.mode(),
-            nlink: meta.nlink(),
-            ino: meta.ino(),
-            content,
-        };
+        let found = Found { mode: meta.mode(), nlink: meta.nlink(), ino: meta.ino(), content };
         seen.insert(path, found);
     }
     Ok(())

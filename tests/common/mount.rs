@@ -431,5 +431,7 @@ fn is_ssefs(pid: i32) -> bool {
     let stat = String::from_utf8_lossy(&stat).into_owned();
     let (Some(open), Some(close)) = (stat.find('('), stat.rfind(')')) else { return false };
     let dead = matches!(stat[close + 1..].trim_start().chars().next(), Some('Z' | 'X') | None);
-    stat[open + 1..close].starts_with("ssefs") && !dead
+    // The first thread can be dead while others, on their way out, still hold the files and the lock.
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+    stat[open + 1..close].starts_with("ssefs") && (!dead || threads > 1)
 }

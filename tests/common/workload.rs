@@ -47,14 +47,7 @@ impl Worker {
         let mut rng = Rng::new(seed ^ 0x5eed);
         let fsync_percent = *rng.pick(&[4, 10, 25]);
         let tag = (seed & 0xffff) << 24;
-        Worker {
-            rng,
-            queue: VecDeque::new(),
-            held: None,
-            tag,
-            fsync_percent,
-            page_cache: false,
-        }
+        Worker { rng, queue: VecDeque::new(), held: None, tag, fsync_percent, page_cache: false }
     }
 
     /// Carries out up to `count` operations below `root`, until one fails or `stop` says so after one.
@@ -99,23 +92,13 @@ impl Worker {
     fn record(&self, history: &mut History, op: Op, span: (u64, u64)) {
         let size = |path: &str| history.now().size(path);
         let (offset, len) = match &op {
-            Op::Write {
-                offset,
-                len,
-                read_write,
-                ..
-            } if self.page_cache || *read_write => (*offset, *len),
+            Op::Write { offset, len, read_write, .. } if self.page_cache || *read_write => (*offset, *len),
             Op::Append { path, len, .. } if self.page_cache => (size(path), *len),
             Op::HeldWrite { offset, len, .. } if self.page_cache => (*offset, *len),
             _ => return history.push(op, span),
         };
         let end = offset + len;
-        let mut cuts = vec![
-            offset,
-            offset.next_multiple_of(4096).min(end),
-            end & !4095,
-            end,
-        ];
+        let mut cuts = vec![offset, offset.next_multiple_of(4096).min(end), end & !4095, end];
         cuts.retain(|at| *at >= offset);
         cuts.dedup();
         for (from, to) in cuts.iter().zip(&cuts[1..]) {
@@ -169,24 +152,14 @@ impl Worker {
         let dirs = state.dirs();
         if self.rng.chance(self.fsync_percent) {
             let place = self.rng.below(files.len() as u64 + dirs.len() as u64 + 1) as usize;
-            let path = files
-                .iter()
-                .chain(&dirs)
-                .nth(place)
-                .cloned()
-                .unwrap_or_default();
+            let path = files.iter().chain(&dirs).nth(place).cloned().unwrap_or_default();
             return Op::Fsync { path };
         }
         if files.is_empty() {
-            return Op::Create {
-                path: self.new_path(state),
-                mode: 0o644,
-            };
+            return Op::Create { path: self.new_path(state), mode: 0o644 };
         }
         if files.len() + dirs.len() >= NAMES_MAX {
-            return Op::Unlink {
-                path: self.rng.pick(&files).clone(),
-            };
+            return Op::Unlink { path: self.rng.pick(&files).clone() };
         }
         let path = self.rng.pick(&files).clone();
         let size = state.size(&path);
@@ -196,118 +169,51 @@ impl Worker {
                 let mode = *self.rng.pick(&[0o644, 0o600, 0o755]);
                 let path = self.new_path(state);
                 let len = self.len();
-                self.queue.push_back(Op::Append {
-                    path: path.clone(),
-                    len,
-                    tag,
-                });
+                self.queue.push_back(Op::Append { path: path.clone(), len, tag });
                 Op::Create { path, mode }
             }
             10..28 => {
                 let offset = self.rng.below(size + 1);
-                let offset = if self.rng.chance(50) {
-                    offset & !4095
-                } else {
-                    offset
-                };
-                Op::Write {
-                    path,
-                    offset,
-                    len: self.len(),
-                    tag,
-                    read_write: self.rng.chance(30),
-                }
+                let offset = if self.rng.chance(50) { offset & !4095 } else { offset };
+                Op::Write { path, offset, len: self.len(), tag, read_write: self.rng.chance(30) }
             }
             // Leaves a hole.
             28..33 => {
                 let offset = (size + self.rng.below(150_000)).min(FILE_MAX);
-                Op::Write {
-                    path,
-                    offset,
-                    len: self.len(),
-                    tag,
-                    read_write: false,
-                }
+                Op::Write { path, offset, len: self.len(), tag, read_write: false }
             }
-            33..48 if size < FILE_MAX => Op::Append {
-                path,
-                len: self.len(),
-                tag,
-            },
-            48..54 => Op::Truncate {
-                path,
-                size: self.rng.below(size + 1),
-            },
-            54..56 => Op::Truncate {
-                path,
-                size: (size + self.rng.below(50_000)).min(FILE_MAX),
-            },
-            56..59 => Op::Punch {
-                path,
-                offset: self.rng.below(size + 1),
-                len: self.len(),
-            },
+            33..48 if size < FILE_MAX => Op::Append { path, len: self.len(), tag },
+            48..54 => Op::Truncate { path, size: self.rng.below(size + 1) },
+            54..56 => Op::Truncate { path, size: (size + self.rng.below(50_000)).min(FILE_MAX) },
+            56..59 => Op::Punch { path, offset: self.rng.below(size + 1), len: self.len() },
             // What editors, rsync and package managers do.
             59..69 => {
                 let tmp = self.new_path(state);
                 let len = self.len();
-                self.queue.push_back(Op::Append {
-                    path: tmp.clone(),
-                    len,
-                    tag,
-                });
+                self.queue.push_back(Op::Append { path: tmp.clone(), len, tag });
                 if self.rng.chance(40) {
                     self.queue.push_back(Op::Fsync { path: tmp.clone() });
                 }
-                self.queue.push_back(Op::Rename {
-                    from: tmp.clone(),
-                    to: path,
-                });
-                Op::Create {
-                    path: tmp,
-                    mode: 0o600,
-                }
+                self.queue.push_back(Op::Rename { from: tmp.clone(), to: path });
+                Op::Create { path: tmp, mode: 0o600 }
             }
-            69..75 => Op::Rename {
-                from: path,
-                to: self.new_path(state),
-            },
-            75..78 => Op::Rename {
-                from: path,
-                to: self.rng.pick(&files).clone(),
-            },
+            69..75 => Op::Rename { from: path, to: self.new_path(state) },
+            75..78 => Op::Rename { from: path, to: self.rng.pick(&files).clone() },
             78..83 => Op::Unlink { path },
-            83..87 => Op::Mkdir {
-                path: self.new_path(state),
-            },
+            83..87 => Op::Mkdir { path: self.new_path(state) },
             87..89 => match dirs.iter().find(|d| state.is_empty_dir(d)) {
                 Some(path) => Op::Rmdir { path: path.clone() },
-                None => Op::Mkdir {
-                    path: self.new_path(state),
-                },
+                None => Op::Mkdir { path: self.new_path(state) },
             },
             89..91 if !dirs.is_empty() => {
                 let from = self.rng.pick(&dirs).clone();
                 let to = self.new_path(state);
                 let inside = to.starts_with(&format!("{from}/"));
-                if inside {
-                    Op::Unlink { path }
-                } else {
-                    Op::Rename { from, to }
-                }
+                if inside { Op::Unlink { path } } else { Op::Rename { from, to } }
             }
-            91..94 => Op::Link {
-                from: path,
-                to: self.new_path(state),
-            },
-            94..95 => Op::Symlink {
-                path: self.new_path(state),
-                target: path,
-            },
-            95..97 => Op::Chmod {
-                path,
-                mode: *self.rng.pick(&[0o600, 0o644, 0o640, 0o755]),
-            },
+            91..94 => Op::Link { from: path, to: self.new_path(state) },
+            94..95 => Op::Symlink { path: self.new_path(state), target: path },
+            95..97 => Op::Chmod { path, mode: *self.rng.pick(&[0o600, 0o644, 0o640, 0o755]) },
             97..98 => {
                 for _ in 0..3 {
                     let (offset, len, tag) = (self.rng.below(60_000), self.len(), self.tag());
@@ -316,16 +222,8 @@ impl Worker {
                 self.queue.push_back(Op::Unlink { path: path.clone() });
                 Op::Hold { path }
             }
-            _ if state.holds() => Op::HeldWrite {
-                offset: self.rng.below(60_000),
-                len: self.len(),
-                tag,
-            },
-            _ => Op::Append {
-                path,
-                len: 1 + self.rng.below(500),
-                tag,
-            },
+            _ if state.holds() => Op::HeldWrite { offset: self.rng.below(60_000), len: self.len(), tag },
+            _ => Op::Append { path, len: 1 + self.rng.below(500), tag },
         }
     }
 
@@ -334,24 +232,10 @@ impl Worker {
         match op {
             Op::Create { path, mode } => {
                 let mut options = OpenOptions::new();
-                options
-                    .write(true)
-                    .create_new(true)
-                    .mode(*mode)
-                    .open(at(path))
-                    .map(drop)
+                options.write(true).create_new(true).mode(*mode).open(at(path)).map(drop)
             }
-            Op::Write {
-                path,
-                offset,
-                len,
-                tag,
-                read_write,
-            } => {
-                let file = OpenOptions::new()
-                    .write(true)
-                    .read(*read_write)
-                    .open(at(path))?;
+            Op::Write { path, offset, len, tag, read_write } => {
+                let file = OpenOptions::new().write(true).read(*read_write).open(at(path))?;
                 write_once(&file, &pattern(*tag, *offset, *len), *offset)
             }
             Op::Append { path, len, tag } => {
@@ -359,21 +243,13 @@ impl Worker {
                 let bytes = pattern(*tag, state.size(path), *len);
                 whole(io::Write::write(&mut &file, &bytes)?, bytes.len())
             }
-            Op::Truncate { path, size } => OpenOptions::new()
-                .write(true)
-                .open(at(path))?
-                .set_len(*size),
+            Op::Truncate { path, size } => OpenOptions::new().write(true).open(at(path))?.set_len(*size),
             Op::Punch { path, offset, len } => {
                 let file = OpenOptions::new().write(true).open(at(path))?;
                 let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
                 // SAFETY: a plain system call on an open file.
-                let done =
-                    unsafe { libc::fallocate(file.as_raw_fd(), mode, *offset as i64, *len as i64) };
-                if done == 0 {
-                    Ok(())
-                } else {
-                    Err(io::Error::last_os_error())
-                }
+                let done = unsafe { libc::fallocate(file.as_raw_fd(), mode, *offset as i64, *len as i64) };
+                if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
             }
             Op::Rename { from, to } => fs::rename(at(from), at(to)),
             Op::Link { from, to } => fs::hard_link(at(from), at(to)),
@@ -381,9 +257,7 @@ impl Worker {
             Op::Unlink { path } => fs::remove_file(at(path)),
             Op::Mkdir { path } => fs::create_dir(at(path)),
             Op::Rmdir { path } => fs::remove_dir(at(path)),
-            Op::Chmod { path, mode } => {
-                fs::set_permissions(at(path), PermissionsExt::from_mode(*mode))
-            }
+            Op::Chmod { path, mode } => fs::set_permissions(at(path), PermissionsExt::from_mode(*mode)),
             Op::Hold { path } => {
                 let file = OpenOptions::new().write(true).open(at(path))?;
                 self.held = Some(file);
@@ -404,9 +278,7 @@ const NAME_PARTS: [&str; 6] = ["a", "b", "report-", "Makefile.", "données ", "x
 fn part_of(op: &Op, from: u64, n: u64) -> Op {
     let mut part = op.clone();
     match &mut part {
-        Op::Write { offset, len, .. } | Op::HeldWrite { offset, len, .. } => {
-            (*offset, *len) = (from, n)
-        }
+        Op::Write { offset, len, .. } | Op::HeldWrite { offset, len, .. } => (*offset, *len) = (from, n),
         Op::Append { len, .. } => *len = n,
         _ => {}
     }
@@ -431,7 +303,5 @@ fn whole(written: usize, asked: usize) -> io::Result<()> {
     if written == asked {
         return Ok(());
     }
-    Err(io::Error::other(format!(
-        "a short write: {written} of {asked} bytes"
-    )))
+    Err(io::Error::other(format!("a short write: {written} of {asked} bytes")))
 }

@@ -1,6 +1,6 @@
 //! mmap(2): a shared mapping, write(2) and read(2) show the same file; a private one keeps to itself.
 
-use crate::mount::Mount;
+use crate::mount::{Mount, sh};
 use crate::sys::{self, Map};
 use crate::tree::Dice;
 use std::fs::{self, File};
@@ -121,7 +121,8 @@ fn a_mapping_does_not_write_behind_the_end_of_the_file() {
 #[test]
 fn a_program_on_the_mount_runs_and_cannot_be_written_meanwhile() {
     let m = Mount::new("AES256");
-    fs::copy("/bin/sleep", m.at("sleep")).unwrap();
+    // Copied by another process: a child that another test has just forked would hold our descriptor for a moment.
+    sh(&m.path(), "cp /bin/sleep sleep");
     let mut child = std::process::Command::new(m.at("sleep")).arg("1000").spawn().unwrap();
     let busy = sys::open(m.at("sleep"), libc::O_WRONLY, 0);
     child.kill().unwrap();

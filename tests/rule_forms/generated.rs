@@ -17,8 +17,7 @@ fn any_rule() -> impl Strategy<Value = Rule> {
     prop_oneof![
         Just(Rule::None),
         Just(Rule::Aes256),
-        (proptest::option::of(any_key()), any::<bool>())
-            .prop_map(|(key, sm4)| Rule::Kms { key, sm4 }),
+        (proptest::option::of(any_key()), any::<bool>()).prop_map(|(key, sm4)| Rule::Kms { key, sm4 }),
     ]
 }
 
@@ -59,23 +58,13 @@ fn nearly_a_rule() -> impl Strategy<Value = Vec<u8>> {
         " xmlns=\"a\"",
         " a=\"b\"",
     ]);
-    (
-        any_rule(),
-        0..7_usize,
-        any::<prop::sample::Index>(),
-        0..9_usize,
-        piece,
-    )
-        .prop_map(|(rule, form, at, over, piece)| {
-            let mut text = match Dialect::ALL
-                .get(form)
-                .map(|dialect| print_xml(&rule, *dialect))
-            {
+    (any_rule(), 0..7_usize, any::<prop::sample::Index>(), 0..9_usize, piece).prop_map(
+        |(rule, form, at, over, piece)| {
+            let mut text = match Dialect::ALL.get(form).map(|dialect| print_xml(&rule, *dialect)) {
                 Some(Ok(xml)) => xml.into_bytes(),
                 None if form == 5 => {
                     let (algorithm, key) = (rule.algorithm().unwrap_or("none"), rule.key());
-                    let fields =
-                        serde_json::json!({"SSEAlgorithm": algorithm, "KMSMasterKeyID": key});
+                    let fields = serde_json::json!({"SSEAlgorithm": algorithm, "KMSMasterKeyID": key});
                     s3api_json(fields.to_string().trim_matches(['{', '}'])).into_bytes()
                 }
                 _ => rule.to_string().into_bytes(),
@@ -84,7 +73,8 @@ fn nearly_a_rule() -> impl Strategy<Value = Vec<u8>> {
             let end = (start + over).min(text.len());
             text.splice(start..end, piece.bytes());
             text
-        })
+        },
+    )
 }
 
 proptest! {

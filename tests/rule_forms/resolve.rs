@@ -3,12 +3,7 @@
 use super::*;
 use ssefs::rule::{Effective, Origin, Request, resolve};
 
-fn said(
-    request: Option<&Request>,
-    dirs: &[(&str, &Rule)],
-    bucket: Option<&Rule>,
-    dialect: Dialect,
-) -> String {
+fn said(request: Option<&Request>, dirs: &[(&str, &Rule)], bucket: Option<&Rule>, dialect: Dialect) -> String {
     resolve(request, dirs.iter().copied(), bucket, dialect).to_string()
 }
 
@@ -16,18 +11,9 @@ fn said(
 fn r05_the_nearest_directory_rule_beats_the_buckets() {
     let (key, plain) = (kms(Some("k1"), false), Rule::None);
     let dirs = [("photos/2024", &key), ("photos", &plain)];
-    assert_eq!(
-        said(None, &dirs, Some(&Rule::Aes256), Dialect::Native),
-        "KMS:k1 directory photos/2024"
-    );
-    assert_eq!(
-        said(None, &dirs[1..], Some(&Rule::Aes256), Dialect::Native),
-        "none directory photos"
-    );
-    assert_eq!(
-        said(None, &[], Some(&Rule::Aes256), Dialect::Native),
-        "AES256 bucket"
-    );
+    assert_eq!(said(None, &dirs, Some(&Rule::Aes256), Dialect::Native), "KMS:k1 directory photos/2024");
+    assert_eq!(said(None, &dirs[1..], Some(&Rule::Aes256), Dialect::Native), "none directory photos");
+    assert_eq!(said(None, &[], Some(&Rule::Aes256), Dialect::Native), "AES256 bucket");
     assert_eq!(said(None, &[], None, Dialect::Native), "none none");
 }
 
@@ -35,12 +21,7 @@ fn r05_the_nearest_directory_rule_beats_the_buckets() {
 fn r06_request_beats_rule() {
     let key = kms(Some("k1"), false);
     for dialect in [Dialect::Native, Dialect::Cos, Dialect::Oss, Dialect::Aws] {
-        let got = said(
-            Some(&Request::Aes256),
-            &[("photos", &key)],
-            Some(&key),
-            dialect,
-        );
+        let got = said(Some(&Request::Aes256), &[("photos", &key)], Some(&key), dialect);
         assert_eq!(got, "AES256 request", "{dialect}");
     }
 }
@@ -48,34 +29,16 @@ fn r06_request_beats_rule() {
 #[test]
 fn r38_a_request_has_no_effect_in_dialect_jd() {
     let rule = kms(None, false);
-    assert_eq!(
-        said(Some(&Request::Aes256), &[], Some(&rule), Dialect::Jd),
-        "KMS bucket"
-    );
-    assert_eq!(
-        said(Some(&Request::Aes256), &[], None, Dialect::Jd),
-        "none none"
-    );
-    assert_eq!(
-        said(None, &[("photos", &Rule::Aes256)], Some(&rule), Dialect::Jd),
-        "KMS bucket"
-    );
+    assert_eq!(said(Some(&Request::Aes256), &[], Some(&rule), Dialect::Jd), "KMS bucket");
+    assert_eq!(said(Some(&Request::Aes256), &[], None, Dialect::Jd), "none none");
+    assert_eq!(said(None, &[("photos", &Rule::Aes256)], Some(&rule), Dialect::Jd), "KMS bucket");
 }
 
 #[test]
 fn r71_an_origin_is_one_line_whatever_the_directory_is_called() {
     let rule = Rule::Aes256;
     let effective = resolve(None, [("a\nb", &rule)], None, Dialect::Native);
-    assert_eq!(
-        effective,
-        Effective {
-            rule: Rule::Aes256,
-            origin: Origin::Directory("a\nb".into())
-        }
-    );
+    assert_eq!(effective, Effective { rule: Rule::Aes256, origin: Origin::Directory("a\nb".into()) });
     assert_eq!(effective.origin.to_string(), "directory a\\nb");
-    assert_eq!(
-        [Origin::Request, Origin::Bucket, Origin::None].map(|o| o.to_string()),
-        ["request", "bucket", "none"]
-    );
+    assert_eq!([Origin::Request, Origin::Bucket, Origin::None].map(|o| o.to_string()), ["request", "bucket", "none"]);
 }

@@ -75,7 +75,9 @@ fn attributes(view: &Inspection, row: &InodeRow, log: &mut Log) -> Result<(), Op
     let mut bad = |code, what: &str| log.problem(Problem::new(code, what, RESTORE).object(row.ino));
     let target = rows.symlink(row.ino).map_err(catalog)?;
     match target {
-        Some(t) if is(row.mode, libc::S_IFLNK) && t.len() as u64 != row.size => bad(Code::Symlink, "its target has another length"),
+        Some(t) if is(row.mode, libc::S_IFLNK) && t.len() as u64 != row.size => {
+            bad(Code::Symlink, "its target has another length")
+        }
         None if is(row.mode, libc::S_IFLNK) => bad(Code::Symlink, "the symbolic link has no target"),
         Some(_) if !is(row.mode, libc::S_IFLNK) => bad(Code::Symlink, "it has a link's target and is none"),
         _ => {}
@@ -87,13 +89,19 @@ fn attributes(view: &Inspection, row: &InodeRow, log: &mut Log) -> Result<(), Op
     match view.request(row.ino)? {
         Err(why) => bad(Code::Request, why),
         Ok(r) if r.is_some() != (row.flags & FLAG_REQUEST != 0) => {
-            bad(Code::Request, if r.is_some() { "it has a request that its flags deny" } else { "its request is missing" });
+            bad(
+                Code::Request,
+                if r.is_some() { "it has a request that its flags deny" } else { "its request is missing" },
+            );
         }
         Ok(_) => {}
     }
     let orphan = rows.is_orphan(row.ino).map_err(catalog)?;
     if orphan != (row.nlink == 0) {
-        bad(Code::Orphan, if orphan { "it is to be freed and has names" } else { "it has no names and is not to be freed" });
+        bad(
+            Code::Orphan,
+            if orphan { "it is to be freed and has names" } else { "it has no names and is not to be freed" },
+        );
     }
     Ok(())
 }
@@ -127,7 +135,8 @@ fn names(
             if d.ino > above && d.ino <= upto {
                 match window.get_mut(&d.ino) {
                     None => {
-                        let what = format!("the name {:?} in directory {parent} leads to an inode that is not there", shown());
+                        let what =
+                            format!("the name {:?} in directory {parent} leads to an inode that is not there", shown());
                         log.problem(Problem::new(Code::Name, what, RESTORE).object(d.ino));
                     }
                     Some(h) => {

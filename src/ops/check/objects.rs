@@ -113,7 +113,10 @@ fn object(view: &Inspection, row: &InodeRow, w: &mut Walked, log: &mut Log) -> R
                     Some(s) => {
                         s.live += frame_bytes as u64;
                         if start < BLOCK as u64 || end > s.row.bytes {
-                            let what = format!("a chunk at {start} to {end} lies outside its segment of {} bytes", s.row.bytes);
+                            let what = format!(
+                                "a chunk at {start} to {end} lies outside its segment of {} bytes",
+                                s.row.bytes
+                            );
                             found.push(bad(Code::Chunk, what).segment(at.segment));
                         }
                         match s.taken.last_mut() {
@@ -121,7 +124,9 @@ fn object(view: &Inspection, row: &InodeRow, w: &mut Walked, log: &mut Log) -> R
                             _ => s.taken.push((start, end, row.ino)),
                         }
                     }
-                    None => found.push(bad(Code::Chunk, "a chunk lies in a segment that is not known".into()).segment(at.segment)),
+                    None => found.push(
+                        bad(Code::Chunk, "a chunk lies in a segment that is not known".into()).segment(at.segment),
+                    ),
                 }
             }
             Seen::Shown { from, to } => {

@@ -48,9 +48,8 @@ impl Content {
         for (&index, block) in self.blocks.range(offset / BLOCK..=last) {
             let from = (index * BLOCK).max(offset);
             let to = ((index + 1) * BLOCK).min(end);
-            out[(from - offset) as usize..(to - offset) as usize].copy_from_slice(
-                &block[(from - index * BLOCK) as usize..(to - index * BLOCK) as usize],
-            );
+            out[(from - offset) as usize..(to - offset) as usize]
+                .copy_from_slice(&block[(from - index * BLOCK) as usize..(to - index * BLOCK) as usize]);
         }
         out
     }
@@ -68,10 +67,7 @@ impl Content {
         while at < end {
             let index = at / BLOCK;
             let to = ((index + 1) * BLOCK).min(end);
-            let block = self
-                .blocks
-                .entry(index)
-                .or_insert_with(|| Arc::new([0; BLOCK as usize]));
+            let block = self.blocks.entry(index).or_insert_with(|| Arc::new([0; BLOCK as usize]));
             Arc::make_mut(block)[(at - index * BLOCK) as usize..(to - index * BLOCK) as usize]
                 .copy_from_slice(&data[(at - offset) as usize..(to - offset) as usize]);
             at = to;
@@ -94,9 +90,7 @@ impl Content {
 
     /// Makes a range zero; whole blocks inside it become holes. The size stays.
     pub fn zero(&mut self, offset: u64, len: u64) {
-        let end = offset
-            .saturating_add(len)
-            .min(self.size.next_multiple_of(BLOCK));
+        let end = offset.saturating_add(len).min(self.size.next_multiple_of(BLOCK));
         let mut at = offset;
         while at < end {
             let index = at / BLOCK;
@@ -104,8 +98,7 @@ impl Content {
             if to - at == BLOCK {
                 self.blocks.remove(&index);
             } else if let Some(block) = self.blocks.get_mut(&index) {
-                Arc::make_mut(block)[(at - index * BLOCK) as usize..(to - index * BLOCK) as usize]
-                    .fill(0);
+                Arc::make_mut(block)[(at - index * BLOCK) as usize..(to - index * BLOCK) as usize].fill(0);
             }
             at = to;
         }
@@ -180,10 +173,7 @@ impl Content {
         };
         self.size = self.size.max(grown);
         for (at, n) in kept {
-            self.store(
-                at,
-                &data[(at - offset) as usize..(at - offset + n) as usize],
-            );
+            self.store(at, &data[(at - offset) as usize..(at - offset + n) as usize]);
         }
     }
 }

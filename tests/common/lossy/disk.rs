@@ -111,14 +111,7 @@ impl Disk {
         let now = SystemTime::now();
         // SAFETY: neither call can fail or touch memory.
         let (uid, gid) = unsafe { (libc::geteuid(), libc::getegid()) };
-        let attr = Attr {
-            mode: libc::S_IFDIR | 0o755,
-            uid,
-            gid,
-            atime: now,
-            mtime: now,
-            ctime: now,
-        };
+        let attr = Attr { mode: libc::S_IFDIR | 0o755, uid, gid, atime: now, mtime: now, ctime: now };
         let root = Inode {
             node: Node::Dir(Dir::default()),
             attr: attr.clone(),
@@ -155,11 +148,7 @@ impl Disk {
             self.dead = true;
             return Ok(Verdict::Dies);
         }
-        match self
-            .faults
-            .iter_mut()
-            .find_map(|f| f.strikes(call, name.as_bytes()).then_some(f.action))
-        {
+        match self.faults.iter_mut().find_map(|f| f.strikes(call, name.as_bytes()).then_some(f.action)) {
             Some(Action::Errno(errno)) => Err(errno),
             Some(action) => Ok(Verdict::Fault(action)),
             None => Ok(Verdict::Pass),
@@ -193,11 +182,7 @@ impl Disk {
 
     /// The inode that `name` means in `parent`.
     pub fn lookup(&self, parent: u64, name: &OsStr) -> Result<u64, Errno> {
-        self.dir(parent)?
-            .live
-            .get(name)
-            .copied()
-            .ok_or(libc::ENOENT)
+        self.dir(parent)?.live.get(name).copied().ok_or(libc::ENOENT)
     }
 
     /// Changes a file's bytes; they are pending until the file is synced.
@@ -217,37 +202,17 @@ impl Disk {
     }
 
     /// Makes an inode with a name. The name is pending until the directory is synced.
-    pub fn make(
-        &mut self,
-        parent: u64,
-        name: &OsStr,
-        node: Node,
-        mode: u32,
-        owner: (u32, u32),
-    ) -> Result<u64, Errno> {
+    pub fn make(&mut self, parent: u64, name: &OsStr, node: Node, mode: u32, owner: (u32, u32)) -> Result<u64, Errno> {
         if self.dir(parent)?.live.contains_key(name) {
             return Err(libc::EEXIST);
         }
         let now = SystemTime::now();
         let (uid, gid) = owner;
-        let attr = Attr {
-            mode,
-            uid,
-            gid,
-            atime: now,
-            mtime: now,
-            ctime: now,
-        };
+        let attr = Attr { mode, uid, gid, atime: now, mtime: now, ctime: now };
         self.next_ino += 1;
         let ino = self.next_ino;
         let nlink = if matches!(node, Node::Dir(_)) { 2 } else { 1 };
-        let inode = Inode {
-            node,
-            stable_attr: attr.clone(),
-            attr,
-            nlink,
-            name: name.to_owned(),
-        };
+        let inode = Inode { node, stable_attr: attr.clone(), attr, nlink, name: name.to_owned() };
         self.inodes.insert(ino, inode);
         self.rename_all(vec![(parent, name.to_owned(), Some(ino))]);
         Ok(ino)
@@ -290,10 +255,7 @@ impl Disk {
         let target = self.dir(to.0)?.live.get(to.1).copied();
         if exchange {
             let target = target.ok_or(libc::ENOENT)?;
-            self.rename_all(vec![
-                (from.0, from.1.to_owned(), Some(target)),
-                (to.0, to.1.to_owned(), Some(ino)),
-            ]);
+            self.rename_all(vec![(from.0, from.1.to_owned(), Some(target)), (to.0, to.1.to_owned(), Some(ino))]);
             return Ok(());
         }
         if let Some(target) = target {
@@ -314,30 +276,20 @@ impl Disk {
             self.drop_link(target);
         }
         self.inode_mut(ino)?.name = to.1.to_owned();
-        self.rename_all(vec![
-            (from.0, from.1.to_owned(), None),
-            (to.0, to.1.to_owned(), Some(ino)),
-        ]);
+        self.rename_all(vec![(from.0, from.1.to_owned(), None), (to.0, to.1.to_owned(), Some(ino))]);
         Ok(())
     }
 
     fn drop_link(&mut self, ino: u64) {
         if let Some(inode) = self.inodes.get_mut(&ino) {
-            inode.nlink = if matches!(inode.node, Node::Dir(_)) {
-                0
-            } else {
-                inode.nlink - 1
-            };
+            inode.nlink = if matches!(inode.node, Node::Dir(_)) { 0 } else { inode.nlink - 1 };
             inode.attr.ctime = SystemTime::now();
         }
     }
 
     fn rename_all(&mut self, changes: Vec<(u64, OsString, Option<u64>)>) {
         self.seq += 1;
-        let op = NameOp {
-            seq: self.seq,
-            changes,
-        };
+        let op = NameOp { seq: self.seq, changes };
         self.apply_names(&op, true);
         self.names.push(op);
     }
@@ -345,12 +297,7 @@ impl Disk {
     /// Carries out a change of names in what programs see, or in what survives.
     pub fn apply_names(&mut self, op: &NameOp, live: bool) {
         for (dir, name, ino) in &op.changes {
-            let Some(Inode {
-                node: Node::Dir(dir),
-                attr,
-                ..
-            }) = self.inodes.get_mut(dir)
-            else {
+            let Some(Inode { node: Node::Dir(dir), attr, .. }) = self.inodes.get_mut(dir) else {
                 continue;
             };
             let entries = if live { &mut dir.live } else { &mut dir.stable };
@@ -395,10 +342,7 @@ impl Disk {
         let mut needed: HashSet<(u64, OsString)> = HashSet::new();
         let mut keep = vec![false; ops.len()];
         for (i, op) in ops.iter().enumerate().rev() {
-            keep[i] = op
-                .changes
-                .iter()
-                .any(|(dir, name, _)| chosen(*dir) || needed.contains(&(*dir, name.clone())));
+            keep[i] = op.changes.iter().any(|(dir, name, _)| chosen(*dir) || needed.contains(&(*dir, name.clone())));
             if keep[i] {
                 needed.extend(op.changes.iter().map(|(dir, name, _)| (*dir, name.clone())));
             }

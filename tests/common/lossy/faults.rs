@@ -46,13 +46,7 @@ pub struct Fault {
 impl Fault {
     /// `action` at the next matching call, once.
     pub fn once(calls: &[Call], action: Action) -> Fault {
-        Fault {
-            calls: calls.to_vec(),
-            name_ends: String::new(),
-            after: 0,
-            times: 1,
-            action,
-        }
+        Fault { calls: calls.to_vec(), name_ends: String::new(), after: 0, times: 1, action }
     }
 
     /// Every sync of a file whose name ends with `name_ends` is acknowledged and does nothing, for ever.
@@ -68,8 +62,8 @@ impl Fault {
 
     /// Whether it strikes this call; counts down.
     pub fn strikes(&mut self, call: Call, name: &[u8]) -> bool {
-        let matches = (self.calls.is_empty() || self.calls.contains(&call))
-            && name.ends_with(self.name_ends.as_bytes());
+        let matches =
+            (self.calls.is_empty() || self.calls.contains(&call)) && name.ends_with(self.name_ends.as_bytes());
         if !matches || self.times == 0 {
             return false;
         }

@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use fuser::{
-    Errno, FileAttr, FileHandle, FileType, FopenFlags, Generation, INodeNo, LockOwner, OpenFlags,
-    RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry,
-    ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, Request, TimeOrNow, WriteFlags,
+    Errno, FileAttr, FileHandle, FileType, FopenFlags, Generation, INodeNo, LockOwner, OpenFlags, RenameFlags,
+    ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs,
+    ReplyWrite, Request, TimeOrNow, WriteFlags,
 };
 use parking_lot::{Mutex, MutexGuard};
 
@@ -37,22 +37,13 @@ type Answer<T> = Result<T, Errnum>;
 impl LossyFs {
     pub fn new(disk: Arc<Mutex<Disk>>) -> LossyFs {
         let boot = disk.lock().boot;
-        LossyFs {
-            disk,
-            boot,
-            listings: Mutex::default(),
-            next_handle: AtomicU64::new(1),
-        }
+        LossyFs { disk, boot, listings: Mutex::default(), next_handle: AtomicU64::new(1) }
     }
 
     /// The disk, if its power is on and this mount is not from before a reboot.
     fn on(&self) -> Answer<MutexGuard<'_, Disk>> {
         let disk = self.disk.lock();
-        if disk.dead || disk.boot != self.boot {
-            Err(libc::EIO)
-        } else {
-            Ok(disk)
-        }
+        if disk.dead || disk.boot != self.boot { Err(libc::EIO) } else { Ok(disk) }
     }
 
     /// Counts a call that changes something and carries it out; one that power went out in leaves its change
@@ -67,11 +58,7 @@ impl LossyFs {
         let name = name(&disk)?;
         let verdict = disk.step(call, &name)?;
         let done = act(&mut disk, verdict)?;
-        if verdict == Verdict::Dies {
-            Err(libc::EIO)
-        } else {
-            Ok(done)
-        }
+        if verdict == Verdict::Dies { Err(libc::EIO) } else { Ok(done) }
     }
 
     fn named(ino: INodeNo) -> impl FnOnce(&Disk) -> Answer<OsString> {
@@ -79,29 +66,18 @@ impl LossyFs {
     }
 
     fn fsync_any(&self, ino: INodeNo) -> Answer<()> {
-        self.step(
-            Call::Fsync,
-            Self::named(ino),
-            |disk, verdict| match verdict {
-                Verdict::Pass => disk.sync(ino.0),
-                Verdict::Dies if Rng::new(disk.steps).chance(50) => disk.sync(ino.0),
-                Verdict::Fault(Action::SyncFails) => {
-                    disk.fail_sync(ino.0);
-                    Err(libc::EIO)
-                }
-                Verdict::Dies | Verdict::Fault(_) => Ok(()),
-            },
-        )
+        self.step(Call::Fsync, Self::named(ino), |disk, verdict| match verdict {
+            Verdict::Pass => disk.sync(ino.0),
+            Verdict::Dies if Rng::new(disk.steps).chance(50) => disk.sync(ino.0),
+            Verdict::Fault(Action::SyncFails) => {
+                disk.fail_sync(ino.0);
+                Err(libc::EIO)
+            }
+            Verdict::Dies | Verdict::Fault(_) => Ok(()),
+        })
     }
 
-    fn make(
-        &self,
-        req: &Request,
-        parent: INodeNo,
-        name: &OsStr,
-        node: Node,
-        mode: u32,
-    ) -> Answer<FileAttr> {
+    fn make(&self, req: &Request, parent: INodeNo, name: &OsStr, node: Node, mode: u32) -> Answer<FileAttr> {
         let owner = (req.uid(), req.gid());
         self.step(
             Call::Create,
@@ -115,18 +91,12 @@ impl LossyFs {
 
     fn remove(&self, parent: INodeNo, name: &OsStr, want_dir: bool) -> Answer<()> {
         let step_name = |_: &Disk| Ok(name.to_owned());
-        self.step(Call::Unlink, step_name, |disk, _| {
-            disk.unlink(parent.0, name, want_dir)
-        })
+        self.step(Call::Unlink, step_name, |disk, _| disk.unlink(parent.0, name, want_dir))
     }
 }
 
 fn empty_file() -> Node {
-    Node::File(File {
-        live: Content::default(),
-        stable: Content::default(),
-        pending: Vec::new(),
-    })
+    Node::File(File { live: Content::default(), stable: Content::default(), pending: Vec::new() })
 }
 
 fn kind_of(inode: &Inode) -> FileType {
@@ -185,9 +155,7 @@ macro_rules! answer {
 
 impl fuser::Filesystem for LossyFs {
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let found = self
-            .on()
-            .and_then(|d| d.lookup(parent.0, name).and_then(|ino| attr_of(&d, ino)));
+        let found = self.on().and_then(|d| d.lookup(parent.0, name).and_then(|ino| attr_of(&d, ino)));
         answer!(reply, found, |attr| reply.entry(&TTL, &attr, Generation(0)));
     }
 
@@ -214,11 +182,7 @@ impl fuser::Filesystem for LossyFs {
         _flags: Option<fuser::BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        let call = if size.is_some() {
-            Call::Truncate
-        } else {
-            Call::Attr
-        };
+        let call = if size.is_some() { Call::Truncate } else { Call::Attr };
         let done = self.step(call, Self::named(ino), |disk, _| {
             if let Some(size) = size {
                 disk.change(ino.0, FileOp::Resize(size))?;
@@ -243,8 +207,7 @@ impl fuser::Filesystem for LossyFs {
             Node::Symlink(target) => Ok(target.clone()),
             _ => Err(libc::EINVAL),
         });
-        answer!(reply, target, |t: std::path::PathBuf| reply
-            .data(t.as_os_str().as_bytes()));
+        answer!(reply, target, |t: std::path::PathBuf| reply.data(t.as_os_str().as_bytes()));
     }
 
     fn mknod(
@@ -266,15 +229,7 @@ impl fuser::Filesystem for LossyFs {
         answer!(reply, made, |attr| reply.entry(&TTL, &attr, Generation(0)));
     }
 
-    fn mkdir(
-        &self,
-        req: &Request,
-        parent: INodeNo,
-        name: &OsStr,
-        mode: u32,
-        umask: u32,
-        reply: ReplyEntry,
-    ) {
+    fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
         let mode = libc::S_IFDIR | (mode & 0o7777 & !umask);
         let made = self.make(req, parent, name, Node::Dir(Dir::default()), mode);
         answer!(reply, made, |attr| reply.entry(&TTL, &attr, Generation(0)));
@@ -288,14 +243,7 @@ impl fuser::Filesystem for LossyFs {
         answer!(reply, self.remove(parent, name, true), |()| reply.ok());
     }
 
-    fn symlink(
-        &self,
-        req: &Request,
-        parent: INodeNo,
-        link_name: &OsStr,
-        target: &Path,
-        reply: ReplyEntry,
-    ) {
+    fn symlink(&self, req: &Request, parent: INodeNo, link_name: &OsStr, target: &Path, reply: ReplyEntry) {
         let node = Node::Symlink(target.to_owned());
         let made = self.make(req, parent, link_name, node, libc::S_IFLNK | 0o777);
         answer!(reply, made, |attr| reply.entry(&TTL, &attr, Generation(0)));
@@ -315,24 +263,12 @@ impl fuser::Filesystem for LossyFs {
         let exchange = flags.contains(RenameFlags::RENAME_EXCHANGE);
         let step_name = |_: &Disk| Ok(newname.to_owned());
         let done = self.step(Call::Rename, step_name, |disk, _| {
-            disk.rename(
-                (parent.0, name),
-                (newparent.0, newname),
-                noreplace,
-                exchange,
-            )
+            disk.rename((parent.0, name), (newparent.0, newname), noreplace, exchange)
         });
         answer!(reply, done, |()| reply.ok());
     }
 
-    fn link(
-        &self,
-        _req: &Request,
-        ino: INodeNo,
-        newparent: INodeNo,
-        newname: &OsStr,
-        reply: ReplyEntry,
-    ) {
+    fn link(&self, _req: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
         let step_name = |_: &Disk| Ok(newname.to_owned());
         let done = self.step(Call::Link, step_name, |disk, _| {
             disk.link(ino.0, newparent.0, newname)?;
@@ -343,8 +279,7 @@ impl fuser::Filesystem for LossyFs {
 
     fn open(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
         let found = self.on().and_then(|disk| disk.inode(ino.0).map(|_| ()));
-        answer!(reply, found, |()| reply
-            .opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE));
+        answer!(reply, found, |()| reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE));
     }
 
     fn create(
@@ -379,9 +314,7 @@ impl fuser::Filesystem for LossyFs {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let bytes = self
-            .on()
-            .and_then(|d| Ok(d.file(ino.0)?.live.read(offset, u64::from(size))));
+        let bytes = self.on().and_then(|d| Ok(d.file(ino.0)?.live.read(offset, u64::from(size))));
         answer!(reply, bytes, |bytes: Vec<u8>| reply.data(&bytes));
     }
 
@@ -399,53 +332,22 @@ impl fuser::Filesystem for LossyFs {
     ) {
         let done = self.step(Call::Write, Self::named(ino), |disk, verdict| {
             let short = verdict == Verdict::Fault(Action::ShortWrite);
-            let len = if short {
-                data.len().div_ceil(2)
-            } else {
-                data.len()
-            };
-            disk.change(
-                ino.0,
-                FileOp::Write {
-                    offset,
-                    data: data[..len].into(),
-                },
-            )?;
+            let len = if short { data.len().div_ceil(2) } else { data.len() };
+            disk.change(ino.0, FileOp::Write { offset, data: data[..len].into() })?;
             Ok(len as u32)
         });
         answer!(reply, done, |len| reply.written(len));
     }
 
-    fn flush(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        _fh: FileHandle,
-        _lock_owner: LockOwner,
-        reply: ReplyEmpty,
-    ) {
+    fn flush(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
         answer!(reply, self.on().map(|_| ()), |()| reply.ok());
     }
 
-    fn fsync(
-        &self,
-        _req: &Request,
-        ino: INodeNo,
-        _fh: FileHandle,
-        _datasync: bool,
-        reply: ReplyEmpty,
-    ) {
+    fn fsync(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
         answer!(reply, self.fsync_any(ino), |()| reply.ok());
     }
 
-    fn fsyncdir(
-        &self,
-        _req: &Request,
-        ino: INodeNo,
-        _fh: FileHandle,
-        _datasync: bool,
-        reply: ReplyEmpty,
-    ) {
+    fn fsyncdir(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
         answer!(reply, self.fsync_any(ino), |()| reply.ok());
     }
 
@@ -453,10 +355,7 @@ impl fuser::Filesystem for LossyFs {
         let listing = self.on().and_then(|disk| {
             let entries = &disk.dir(ino.0)?.live;
             let dots = [(OsString::from("."), ino.0), (OsString::from(".."), ino.0)];
-            Ok(dots
-                .into_iter()
-                .chain(entries.iter().map(|(n, i)| (n.clone(), *i)))
-                .collect())
+            Ok(dots.into_iter().chain(entries.iter().map(|(n, i)| (n.clone(), *i))).collect())
         });
         answer!(reply, listing, |listing| {
             let handle = self.next_handle.fetch_add(1, Ordering::Relaxed);
@@ -465,14 +364,7 @@ impl fuser::Filesystem for LossyFs {
         });
     }
 
-    fn readdir(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        fh: FileHandle,
-        offset: u64,
-        mut reply: ReplyDirectory,
-    ) {
+    fn readdir(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
         let disk = match self.on() {
             Ok(disk) => disk,
             Err(errno) => return reply.error(Errno::from_i32(errno)),
@@ -488,14 +380,7 @@ impl fuser::Filesystem for LossyFs {
         reply.ok();
     }
 
-    fn releasedir(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        fh: FileHandle,
-        _flags: OpenFlags,
-        reply: ReplyEmpty,
-    ) {
+    fn releasedir(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
         self.listings.lock().remove(&fh.0);
         reply.ok();
     }
@@ -525,42 +410,18 @@ impl fuser::Filesystem for LossyFs {
             let grow = end > size && (mode == 0 || mode == ZERO);
             match mode {
                 0 | KEEP => {}
-                PUNCH | ZERO => disk.change(
-                    ino.0,
-                    FileOp::Zero {
-                        offset,
-                        len: length,
-                    },
-                )?,
+                PUNCH | ZERO => disk.change(ino.0, FileOp::Zero { offset, len: length })?,
                 _ if mode == ZERO | KEEP => {
-                    disk.change(
-                        ino.0,
-                        FileOp::Zero {
-                            offset,
-                            len: length,
-                        },
-                    )?;
+                    disk.change(ino.0, FileOp::Zero { offset, len: length })?;
                 }
                 _ => return Err(libc::EOPNOTSUPP),
             }
-            if grow {
-                disk.change(ino.0, FileOp::Resize(end))
-            } else {
-                Ok(())
-            }
+            if grow { disk.change(ino.0, FileOp::Resize(end)) } else { Ok(()) }
         });
         answer!(reply, done, |()| reply.ok());
     }
 
-    fn lseek(
-        &self,
-        _req: &Request,
-        ino: INodeNo,
-        _fh: FileHandle,
-        offset: i64,
-        whence: i32,
-        reply: ReplyLseek,
-    ) {
+    fn lseek(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
         let found = self.on().and_then(|disk| {
             let content = &disk.file(ino.0)?.live;
             let offset = u64::try_from(offset).map_err(|_| libc::ENXIO)?;

@@ -24,13 +24,8 @@ pub enum Survival {
 
 impl Survival {
     /// Every policy, for tests that walk through them.
-    pub const ALL: [Survival; 5] = [
-        Survival::Nothing,
-        Survival::Everything,
-        Survival::Random,
-        Survival::Prefix,
-        Survival::NamesOrBytes,
-    ];
+    pub const ALL: [Survival; 5] =
+        [Survival::Nothing, Survival::Everything, Survival::Random, Survival::Prefix, Survival::NamesOrBytes];
 }
 
 impl Disk {
@@ -45,10 +40,7 @@ impl Disk {
 
         let mut lost: HashSet<(u64, OsString)> = HashSet::new();
         for op in std::mem::take(&mut self.names) {
-            let rests_on_lost = op
-                .changes
-                .iter()
-                .any(|(dir, name, _)| lost.contains(&(*dir, name.clone())));
+            let rests_on_lost = op.changes.iter().any(|(dir, name, _)| lost.contains(&(*dir, name.clone())));
             let survives = match survival {
                 Survival::Nothing => false,
                 Survival::Everything => true,
@@ -109,11 +101,7 @@ impl Disk {
     /// to be dirty and no later sync writes them, though programs still read them until the next boot.
     pub fn fail_sync(&mut self, ino: u64) {
         let mut rng = Rng::new(self.steps);
-        if let Some(Inode {
-            node: Node::File(file),
-            ..
-        }) = self.inodes.get_mut(&ino)
-        {
+        if let Some(Inode { node: Node::File(file), .. }) = self.inodes.get_mut(&ino) {
             for (_, op) in file.pending.drain(..) {
                 file.stable.apply_torn(&op, &mut rng, 50);
             }
