@@ -1,26 +1,23 @@
 //! The commit: everything acknowledged so far becomes durable as one state, while writing goes on. ARCHITECTURE.md,
 //! Commit, says why each step is where it is; gate.rs has the lock order.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use super::inode::{Batch, Freed, Inode};
-use super::map::NodeWrite;
+use super::inode::{Batch, Inode};
 use super::put::{Seal, cipher_code, method_code, place_tag};
+use super::rows::{Gathered, Rows};
 use super::settings;
 use super::write::Jobs;
 use super::{Bucket, BucketError, Done};
-use crate::catalog::{InodeRow, SealRow, SegmentRow};
-use crate::log::{CommitRecord, KekRecord, PutRecord, pack_puts};
+use crate::catalog::{InodeRow, SealRow};
+use crate::log::PutRecord;
 
-/// Inodes whose rows are written between two chances for readers to take the catalog.
-const ROWS_AT_ONCE: usize = 64;
-/// PUTs in one record.
-const PUTS_AT_ONCE: usize = 1000;
 /// Sealed bytes above which they are made durable before the epoch is frozen, so that the freeze has less to wait for.
 const EARLY_SYNC_BYTES: usize = 8 << 20;
+/// Up to this many dirty bytes are sealed by the committer itself.
+const HERE_BYTES_MAX: usize = 256 << 10;
 
 /// An inode as the epoch froze it.
 struct Frozen {
@@ -33,31 +30,11 @@ struct Frozen {
     upto: u64,
 }
 
-/// What the catalog is to write for one inode.
-struct Rows {
-    row: InodeRow,
-    fresh: bool,
-    dead: bool,
-    was_orphan: bool,
-    /// Some(None): no content any more.
-    seal: Option<Option<SealRow>>,
-    nodes: Vec<NodeWrite>,
-}
-
-/// What changed beside rows.
-#[derive(Default)]
-struct Gathered {
-    rows: Vec<Rows>,
-    delta: BTreeMap<u32, i64>,
-    freed: Vec<Freed>,
-    puts: Vec<PutRecord>,
-}
-
 impl Bucket {
     /// The committer thread: a commit when somebody asks, when enough has gathered, and each interval when anything changed.
     pub(super) fn run_committer(self: &Arc<Self>) {
         loop {
-            let stop = {
+            let (stop, short) = {
                 let mut ctl = self.ctl.lock();
                 let until = Instant::now() + self.commit_interval;
                 while ctl.waiters.is_empty() && !ctl.wanted && !ctl.stop {
@@ -65,10 +42,11 @@ impl Bucket {
                         break;
                     }
                 }
-                ctl.wanted = false;
-                ctl.stop
+                let short = !ctl.waiters.is_empty() && !ctl.stop && !ctl.full && !ctl.wanted;
+                (ctl.wanted, ctl.full) = (false, false);
+                (ctl.stop, short)
             };
-            if let Err(e) = self.commit_once() {
+            if let Err(e) = self.commit_once(short) {
                 self.fail(&e.to_string());
             }
             self.answer_waiters();
@@ -109,8 +87,9 @@ impl Bucket {
         self.ctl_changed.notify_one();
     }
 
-    /// Make everything acknowledged durable, and wait for it.
+    /// Make everything acknowledged durable in the catalog, and wait for it.
     pub fn commit(&self) -> Result<(), BucketError> {
+        self.ctl.lock().full = true;
         let (tx, rx) = crossbeam_channel::bounded(1);
         self.sync(Box::new(move |r| {
             let _ = tx.send(r);
@@ -127,42 +106,51 @@ impl Bucket {
         !self.changed.lock().is_empty() || self.catalog().changes() > 0 || self.settings_changed.load(Ordering::Acquire)
     }
 
-    fn commit_once(self: &Arc<Self>) -> Result<(), BucketError> {
+    /// `short`: somebody waits, and an intent will do if it can carry what has changed.
+    fn commit_once(self: &Arc<Self>, short: bool) -> Result<(), BucketError> {
         self.sound()?;
-        self.reap_some()?;
-        if !self.has_changes() {
+        let short = short && self.chain.lock().may_grow(self.commit_interval);
+        if !short {
+            self.reap_some()?;
+        }
+        let has_changes = || if short { self.has_news() } else { self.has_changes() };
+        if !has_changes() {
             // Nothing since the last commit, which is durable: an epoch without changes ends here. Asked again with everybody
             // held out, or a change made meanwhile would be called durable.
             let _names = self.gate.close_names();
             let _all = self.gate.freeze();
-            if !self.has_changes() {
+            if !has_changes() {
                 let epoch = self.epoch.fetch_add(1, Ordering::AcqRel);
                 self.durable.store(epoch, Ordering::Release);
                 return Ok(());
             }
         }
-        let restart_wal = self.catalog().checkpoint()?;
+        let restart_wal = !short && self.catalog().checkpoint()?;
 
         // 1. Ungated: what is dirty now is sealed while everybody goes on.
-        let list: Vec<Arc<Inode>> = self.changed.lock().clone();
         let before = self.dirty_bytes.load(Ordering::Relaxed);
         let mut jobs = Jobs::new(self);
-        for inode in &list {
-            self.flush_inode(inode, &mut jobs);
+        if before > HERE_BYTES_MAX {
+            let list: Vec<Arc<Inode>> = self.changed.lock().clone();
+            for inode in &list {
+                self.flush_inode(inode, &mut jobs);
+            }
+            jobs.send();
+            for inode in &list {
+                self.wait_batches(inode, u64::MAX)?;
+            }
+            if before > EARLY_SYNC_BYTES {
+                self.log.sync()?;
+            }
+        } else {
+            // So little is sealed here and at once: waking the pool would take longer.
+            jobs.run_here();
         }
-        jobs.send();
-        for inode in &list {
-            self.wait_batches(inode, u64::MAX)?;
-        }
-        if before > EARLY_SYNC_BYTES {
-            self.log.sync()?;
-        }
-        drop(list);
 
         // 2. The instant: no I/O, no sealing.
         let names = self.gate.close_names();
         let mut frozen = Vec::new();
-        let epoch = {
+        let (epoch, settings_changed) = {
             let _all = self.gate.freeze();
             let list = std::mem::take(&mut *self.changed.lock());
             for inode in list {
@@ -185,8 +173,7 @@ impl Bucket {
                 drop(st);
                 frozen.push(f);
             }
-            self.settings_changed.store(false, Ordering::Release);
-            self.epoch.fetch_add(1, Ordering::AcqRel)
+            (self.epoch.fetch_add(1, Ordering::AcqRel), self.settings_changed.swap(false, Ordering::AcqRel))
         };
         let floor = self.log.active_segment().unwrap_or_else(|| self.log.next_id());
 
@@ -205,6 +192,20 @@ impl Bucket {
             self.wait_batches(&f.inode, f.upto)?;
             self.take_down(f, &mut gathered)?;
         }
+        self.write_rows(&gathered)?;
+        let mut touched = self.count_segments(&gathered.delta);
+        if short && !settings_changed && self.intend(&mut gathered, &mut touched, floor)? {
+            self.rows_written(&frozen);
+            drop(names);
+            let end = self.log.sync()?;
+            self.chain.lock().synced(end);
+            self.durable.store(epoch, Ordering::Release);
+            self.answer_waiters();
+            return Ok(());
+        }
+        let mut chain = self.chain.lock();
+        let carried = chain.take_carried();
+        gathered.puts.splice(0..0, carried.puts);
         let number = {
             let mut c = self.counters.lock();
             c.commit += 1;
@@ -212,8 +213,9 @@ impl Bucket {
             c.commit
         };
         self.tell_log(number, &gathered.puts)?;
-        self.log.sync()?;
-        let empty = self.write_rows(&gathered, floor)?;
+        let end = self.log.sync()?;
+        self.put_segments(&mut touched, floor)?;
+        let empty = self.empty_segments(floor);
         {
             let tx = self.catalog().lock();
             let (settings, counters) = (self.settings(), *self.counters.lock());
@@ -232,7 +234,23 @@ impl Bucket {
                 tx.checkpoint_rest()?;
             }
         }
-        for f in &frozen {
+        self.rows_written(&frozen);
+        drop(names);
+
+        // 4. Durable; only then is anybody told, and only then may the log give away what this epoch dropped.
+        self.catalog().sync()?;
+        self.durable.store(epoch, Ordering::Release);
+        chain.begin(number, end);
+        drop(chain);
+        self.answer_waiters();
+        gathered.freed.extend(carried.freed);
+        self.reclaim.dropped(epoch, gathered.freed, empty);
+        Ok(())
+    }
+
+    /// The rows of frozen inodes are written.
+    fn rows_written(&self, frozen: &[Frozen]) {
+        for f in frozen {
             if let Some(c) = &mut f.inode.state.lock().content {
                 c.map.settled();
             }
@@ -240,14 +258,6 @@ impl Bucket {
                 self.table.remove(f.inode.ino);
             }
         }
-        drop(names);
-
-        // 4. Durable; only then is anybody told, and only then may the log give away what this epoch dropped.
-        self.catalog().sync()?;
-        self.durable.store(epoch, Ordering::Release);
-        self.answer_waiters();
-        self.reclaim.dropped(epoch, gathered.freed, empty);
-        Ok(())
     }
 
     /// Wait until the batches of an inode up to a number are in its map.
@@ -328,97 +338,5 @@ impl Bucket {
         // Batches that waited behind the freeze, and whoever waited for the map.
         self.enter_map(&f.inode);
         Ok(())
-    }
-
-    fn tell_log(&self, number: u64, puts: &[PutRecord]) -> Result<(), BucketError> {
-        let mut packed = Vec::new();
-        for some in puts.chunks(PUTS_AT_ONCE) {
-            let keks: Vec<KekRecord> = self
-                .keks
-                .lock()
-                .iter()
-                .filter(|k| some.iter().any(|p| p.kek == k.id && p.method != 0))
-                .map(|k| KekRecord {
-                    kek: k.id,
-                    key_id: k.key_id.clone(),
-                    version: k.key_version,
-                    wrapped: k.wrapped.clone(),
-                })
-                .collect();
-            packed.clear();
-            pack_puts(&mut packed, number, &keks, some);
-            self.log.append_record(&packed)?;
-        }
-        packed.clear();
-        CommitRecord { number, durable: number - 1, puts: puts.len() as u32, root: [0; 32] }.pack(&mut packed);
-        Ok(self.log.append_record(&packed)?)
-    }
-
-    /// Returns the closed segments in which this commit leaves nothing live.
-    fn write_rows(&self, g: &Gathered, floor: u32) -> Result<Vec<u32>, BucketError> {
-        for some in g.rows.chunks(ROWS_AT_ONCE) {
-            let tx = self.catalog().lock();
-            for r in some {
-                if r.dead {
-                    if !r.fresh {
-                        tx.delete_inode(&r.row)?;
-                        tx.delete_seal(r.row.ino)?;
-                    } else {
-                        // Its name came and went within the epoch; what hangs on it may still have rows.
-                        tx.delete_inode(&r.row)?;
-                    }
-                    if r.was_orphan {
-                        tx.delete_orphan(r.row.ino)?;
-                    }
-                } else {
-                    tx.put_inode(&r.row)?;
-                    match &r.seal {
-                        Some(Some(s)) => tx.put_seal(s)?,
-                        Some(None) if !r.fresh => tx.delete_seal(r.row.ino)?,
-                        _ => {}
-                    }
-                    if r.row.nlink == 0 && !r.was_orphan {
-                        tx.put_orphan(r.row.ino)?;
-                    }
-                }
-                for n in &r.nodes {
-                    match n {
-                        NodeWrite::Put(id, body) => tx.put_node(*id, body)?,
-                        NodeWrite::Delete(id) => tx.delete_node(*id)?,
-                    }
-                }
-            }
-        }
-        let tx = self.catalog().lock();
-        // How often the KEKs of new PUTs have been used, so that their bound holds over openings.
-        for k in self.keks.lock().iter().filter(|k| g.puts.iter().any(|p| p.kek == k.id)) {
-            tx.put_kek(k)?;
-        }
-        for f in g.freed.iter().filter(|f| f.plain) {
-            tx.put_wipe(f.chunk.at.segment, f.chunk.at.position, f.chunk.frame_bytes)?;
-        }
-        let mut segments = self.segments.lock();
-        let lengths = self.log.lengths();
-        let mut touched: std::collections::BTreeSet<u32> = g.delta.keys().copied().collect();
-        for (id, bytes) in &lengths {
-            let s = segments.entry(*id).or_insert(SegmentRow { id: *id, bytes: 0, live: 0 });
-            if s.bytes != *bytes {
-                s.bytes = *bytes;
-                touched.insert(*id);
-            }
-        }
-        for (id, n) in &g.delta {
-            if let Some(s) = segments.get_mut(id) {
-                s.live = s.live.saturating_add_signed(*n);
-            }
-        }
-        for id in touched {
-            if let Some(s) = segments.get(&id) {
-                tx.put_segment(s)?;
-            }
-        }
-        // Lengths of segments that are closed never change again.
-        self.log.forget_lengths(floor);
-        Ok(segments.values().filter(|s| s.live == 0 && s.id < floor).map(|s| s.id).collect())
     }
 }

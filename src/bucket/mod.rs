@@ -9,6 +9,7 @@ mod gate;
 mod inode;
 mod inspect;
 mod inspect_data;
+mod intent;
 mod kek;
 mod leaf;
 mod lock;
@@ -21,7 +22,9 @@ mod read;
 mod reap;
 mod reclaim;
 mod recover;
+mod replay;
 mod resize;
+mod rows;
 mod settings;
 mod space;
 mod table;
@@ -85,6 +88,8 @@ struct Control {
     /// Syncs asked for, with the epoch that each needs.
     waiters: Vec<(u64, Done)>,
     wanted: bool,
+    /// An intent will not do: the catalog itself must be committed.
+    full: bool,
     stop: bool,
 }
 
@@ -137,6 +142,8 @@ pub struct Bucket {
     dirty_fell: Condvar,
     ctl: Mutex<Control>,
     ctl_changed: Condvar,
+    /// What follows the last commit; the committer's.
+    chain: Mutex<intent::Chain>,
     commit_interval: Duration,
     failed: Mutex<Option<String>>,
     is_failed: AtomicBool,

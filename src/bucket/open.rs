@@ -14,7 +14,7 @@ use super::gate::Gate;
 use super::kek::now_s;
 use super::lock::{self, BucketLock};
 use super::settings::{self, Counters, Settings};
-use super::{Bucket, BucketError, Control, Holder, ROOT, now_ns, reclaim, recover, space, table};
+use super::{Bucket, BucketError, Control, Holder, ROOT, intent, now_ns, reclaim, recover, replay, space, table};
 use crate::catalog::{Catalog, InodeRow};
 use crate::crypto::derive;
 use crate::crypto::secret::{BucketKey, random_id};
@@ -262,7 +262,7 @@ impl Bucket {
         let catalog = Catalog::open(&dir.join("catalog.db"))?;
         let settings_key = derive::settings_key(&key);
         let log_key = derive::log_key(&key);
-        let stored = settings::load(&catalog.lock(), Some(&settings_key), name)?;
+        let mut stored = settings::load(&catalog.lock(), Some(&settings_key), name)?;
         if stored.settings.id != id {
             return Err(BucketError::Altered {
                 bucket: name.to_string(),
@@ -270,14 +270,13 @@ impl Bucket {
                 hint: "this is another bucket's folder; put the right one back",
             });
         }
-        let mut counters = stored.counters;
         let files = SegmentFiles::new(dir.join("seg"));
+        if replay::make_again(&catalog, &files, &log_key, name, &stored)? {
+            stored = settings::load(&catalog.lock(), Some(&settings_key), name)?;
+        }
+        let mut counters = stored.counters;
         let rows = catalog.lock().segments()?;
         let (segments, next_segment) = recover::segments(&files, &log_key, name, counters.commit, rows)?;
-        let wipes = catalog.lock().wipes()?;
-        for (segment, position, bytes) in &wipes {
-            files.wipe(*segment, *position as u64, *bytes as u64)?;
-        }
 
         // An opening of its own: no chunk key of an earlier one is used again, whatever was restored from where.
         let open_id = OpenId(random_id()?);
@@ -291,9 +290,6 @@ impl Bucket {
             counters.next_ino = counters.next_ino.max(tx.max_ino()? + 1);
             counters.next_node = counters.next_node.max(tx.max_node()? + 1);
             counters.commit += 1;
-            for (segment, position, _) in wipes {
-                tx.delete_wipe(segment, position)?;
-            }
             tx.put_opening(open_no, &open_id)?;
             settings::store(
                 &tx,
@@ -305,6 +301,12 @@ impl Bucket {
             tx.commit()?;
         }
         catalog.sync()?;
+        // Not before: intents made again above may lie among the bytes that are overwritten.
+        let wipes = catalog.lock().wipes()?;
+        for (segment, position, bytes) in wipes {
+            files.wipe(segment, position as u64, bytes as u64)?;
+            catalog.lock().delete_wipe(segment, position)?;
+        }
         let orphans = catalog.lock().orphans()?;
 
         let (reclaim, queue) = reclaim::queue();
@@ -398,6 +400,7 @@ impl Bucket {
         let log = Arc::new(Log::start(files, identity, counters.next_segment));
         let pool = Pool::start(std::thread::available_parallelism().map_or(2, Into::into)).map_err(io(dir))?;
         let settings = Arc::new(settings);
+        let chain = intent::Chain::new(counters.commit, log.end());
         Ok(Arc::new_cyclic(|me| Bucket {
             name: name.clone(),
             id,
@@ -440,6 +443,7 @@ impl Bucket {
             dirty_fell: Condvar::new(),
             ctl: Mutex::new(Control::default()),
             ctl_changed: Condvar::new(),
+            chain: Mutex::new(chain),
             commit_interval: o.commit_interval,
             failed: Mutex::new(None),
             is_failed: AtomicBool::new(false),

@@ -9,7 +9,7 @@ use crate::crypto::secret::MacKey;
 use crate::log::{LogError, Record, SegmentFiles, read_header, scan_flushes};
 use crate::types::{BLOCK, BucketName};
 
-const GONE_BACK: &str = "the log holds later commits than the catalog: its -wal file is missing or an older copy was put back; \
+pub const GONE_BACK: &str = "the log holds later commits than the catalog: its -wal file is missing or an older copy was put back; \
 restore catalog.db and catalog.db-wal together with the segments";
 
 /// The highest commit that a segment tells of behind `from`.

@@ -28,11 +28,17 @@ pub struct Jobs<'a> {
     pieces: Vec<SealPiece>,
     of: Vec<(Arc<Inode>, Arc<Batch>, usize)>,
     bytes: usize,
+    here: bool,
 }
 
 impl<'a> Jobs<'a> {
     pub fn new(bucket: &'a Arc<Bucket>) -> Jobs<'a> {
-        Jobs { bucket, pieces: Vec::new(), of: Vec::new(), bytes: 0 }
+        Jobs { bucket, pieces: Vec::new(), of: Vec::new(), bytes: 0, here: false }
+    }
+
+    /// Run jobs on this thread from now on instead of handing them to the pool.
+    pub fn run_here(&mut self) {
+        self.here = true;
     }
 
     /// Add all of a batch. No lock may be held.
@@ -88,7 +94,8 @@ impl<'a> Jobs<'a> {
                 }
             }
         };
-        self.bucket.pool.seal(SealJob { log: self.bucket.log.clone(), pieces, done: Box::new(done) });
+        let job = SealJob { log: self.bucket.log.clone(), pieces, done: Box::new(done) };
+        if self.here { job.run() } else { self.bucket.pool.seal(job) }
     }
 }
 

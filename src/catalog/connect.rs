@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use parking_lot::{Mutex, MutexGuard};
 use rusqlite::{Connection, OpenFlags};
 
-use super::{CatalogError, Reader, Snapshot};
+use super::{CatalogError, Reader, Redo, Snapshot};
 
 const APPLICATION_ID: i64 = 0x5353_4546;
 /// Catalog format this program writes and the newest it reads.
@@ -27,12 +27,14 @@ pub struct Catalog {
     wal: File,
     failed: AtomicBool,
     changes: AtomicU64,
+    /// Changed under the writer's lock.
+    pub(super) redo: Mutex<Redo>,
 }
 
 /// The writing connection, locked. Writes begin the epoch's transaction when none is open.
 pub struct Tx<'a> {
     pub(super) conn: MutexGuard<'a, Reader>,
-    catalog: &'a Catalog,
+    pub(super) catalog: &'a Catalog,
 }
 
 fn wal_path(path: &Path) -> PathBuf {
@@ -121,6 +123,7 @@ impl Catalog {
             wal,
             failed: AtomicBool::new(false),
             changes: AtomicU64::new(0),
+            redo: Mutex::default(),
         })
     }
 
@@ -141,6 +144,11 @@ impl Catalog {
     /// Rows changed since the last commit.
     pub fn changes(&self) -> u64 {
         self.changes.load(Ordering::Relaxed)
+    }
+
+    /// Whether rows have changed since the changes were last taken.
+    pub fn has_redo(&self) -> bool {
+        !self.redo.lock().is_empty()
     }
 
     /// Make what the last COMMIT wrote durable. Needs no lock.
@@ -199,6 +207,12 @@ impl Tx<'_> {
         Ok(r?)
     }
 
+    /// Run one statement that no intent can carry inside the epoch's transaction.
+    pub(super) fn write_unrecorded(&self, sql: &str, params: impl rusqlite::Params) -> Result<usize, CatalogError> {
+        self.catalog.redo.lock().unfit();
+        self.write(sql, params)
+    }
+
     /// Run one writing statement inside the epoch's transaction.
     pub(super) fn write(&self, sql: &str, params: impl rusqlite::Params) -> Result<usize, CatalogError> {
         if self.conn.0.is_autocommit() {
@@ -215,6 +229,7 @@ impl Tx<'_> {
     /// COMMIT the epoch's transaction (a no-op without one). Durable only after [`Catalog::sync`].
     pub fn commit(&self) -> Result<(), CatalogError> {
         self.catalog.changes.store(0, Ordering::Relaxed);
+        drop(self.take_redo());
         if self.conn.0.is_autocommit() {
             return if self.catalog.is_failed() {
                 Err(CatalogError::Io(std::io::Error::from_raw_os_error(libc::EIO)))

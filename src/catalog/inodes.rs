@@ -2,6 +2,7 @@
 
 use rusqlite::{OptionalExtension, params};
 
+use super::redo::Change;
 use super::{CatalogError, Reader, Tx};
 
 /// The inode has rows in `xattr`.
@@ -106,23 +107,12 @@ impl Reader {
 impl Tx<'_> {
     /// Insert or replace.
     pub fn put_inode(&self, i: &InodeRow) -> Result<(), CatalogError> {
-        self.write(
-            "INSERT OR REPLACE INTO inode VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14)",
-            params![
-                i.ino as i64,
-                i.mode,
-                i.uid,
-                i.gid,
-                i.nlink,
-                i.rdev,
-                i.size as i64,
-                i.sealed as i64,
-                i.atime,
-                i.mtime,
-                i.ctime,
-                i.btime,
-                i.parent as i64,
-                i.flags
+        let (ino, size, sealed, parent) = (i.ino as i64, i.size as i64, i.sealed as i64, i.parent as i64);
+        self.change(
+            Change::PutInode,
+            &[
+                &ino, &i.mode, &i.uid, &i.gid, &i.nlink, &i.rdev, &size, &sealed, &i.atime, &i.mtime, &i.ctime,
+                &i.btime, &parent, &i.flags,
             ],
         )?;
         Ok(())
@@ -131,51 +121,51 @@ impl Tx<'_> {
     /// Remove an inode and what hangs on it alone: symlink, xattrs, request, orphan mark. Its seal and nodes are the caller's.
     pub fn delete_inode(&self, i: &InodeRow) -> Result<(), CatalogError> {
         let ino = i.ino as i64;
-        self.write("DELETE FROM inode WHERE ino = ?1", [ino])?;
+        self.change(Change::DeleteInode, &[&ino])?;
         if i.mode & libc::S_IFMT == libc::S_IFLNK {
-            self.write("DELETE FROM symlink WHERE ino = ?1", [ino])?;
+            self.change(Change::DeleteSymlink, &[&ino])?;
         }
         if i.flags & FLAG_XATTR != 0 {
-            self.write("DELETE FROM xattr WHERE ino = ?1", [ino])?;
+            self.change(Change::DeleteXattrs, &[&ino])?;
         }
         if i.flags & FLAG_REQUEST != 0 {
-            self.write("DELETE FROM request WHERE ino = ?1", [ino])?;
+            self.change(Change::DeleteRequest, &[&ino])?;
         }
         Ok(())
     }
 
     pub fn put_symlink(&self, ino: u64, target: &[u8]) -> Result<(), CatalogError> {
-        self.write("INSERT INTO symlink VALUES (?1, ?2)", params![ino as i64, target])?;
+        self.change(Change::PutSymlink, &[&(ino as i64), &target])?;
         Ok(())
     }
 
     pub fn put_xattr(&self, ino: u64, name: &[u8], value: &[u8]) -> Result<(), CatalogError> {
-        self.write("INSERT OR REPLACE INTO xattr VALUES (?1, ?2, ?3)", params![ino as i64, name, value])?;
+        self.change(Change::PutXattr, &[&(ino as i64), &name, &value])?;
         Ok(())
     }
 
     /// True when there was one.
     pub fn delete_xattr(&self, ino: u64, name: &[u8]) -> Result<bool, CatalogError> {
-        Ok(self.write("DELETE FROM xattr WHERE ino = ?1 AND name = ?2", params![ino as i64, name])? > 0)
+        Ok(self.change(Change::DeleteXattr, &[&(ino as i64), &name])? > 0)
     }
 
     pub fn put_request(&self, ino: u64, rule: &str, tag: &[u8]) -> Result<(), CatalogError> {
-        self.write("INSERT OR REPLACE INTO request VALUES (?1, ?2, ?3)", params![ino as i64, rule, tag])?;
+        self.change(Change::PutRequest, &[&(ino as i64), &rule, &tag])?;
         Ok(())
     }
 
     pub fn delete_request(&self, ino: u64) -> Result<(), CatalogError> {
-        self.write("DELETE FROM request WHERE ino = ?1", [ino as i64])?;
+        self.change(Change::DeleteRequest, &[&(ino as i64)])?;
         Ok(())
     }
 
     pub fn put_orphan(&self, ino: u64) -> Result<(), CatalogError> {
-        self.write("INSERT OR IGNORE INTO orphan VALUES (?1)", [ino as i64])?;
+        self.change(Change::PutOrphan, &[&(ino as i64)])?;
         Ok(())
     }
 
     pub fn delete_orphan(&self, ino: u64) -> Result<(), CatalogError> {
-        self.write("DELETE FROM orphan WHERE ino = ?1", [ino as i64])?;
+        self.change(Change::DeleteOrphan, &[&(ino as i64)])?;
         Ok(())
     }
 }

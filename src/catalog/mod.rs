@@ -7,6 +7,7 @@ mod inodes;
 mod names;
 mod objects;
 mod reader;
+mod redo;
 mod settings;
 
 pub use connect::{Catalog, Tx};
@@ -14,6 +15,7 @@ pub use inodes::{FLAG_REQUEST, FLAG_XATTR, InodeRow};
 pub use names::Dirent;
 pub use objects::SealRow;
 pub use reader::{Reader, Snapshot};
+pub use redo::Redo;
 pub use settings::{KekRow, SegmentRow};
 
 use std::path::PathBuf;

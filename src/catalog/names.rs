@@ -2,6 +2,7 @@
 
 use rusqlite::{OptionalExtension, params};
 
+use super::redo::Change;
 use super::{CatalogError, Reader, Tx};
 
 /// One name in a directory.
@@ -61,21 +62,18 @@ impl Reader {
 impl Tx<'_> {
     /// Fails with a constraint error when the name is there: callers look it up first.
     pub fn insert_dirent(&self, parent: u64, name: &[u8], ino: u64, kind: u8) -> Result<(), CatalogError> {
-        self.write("INSERT INTO dirent VALUES (?1, ?2, ?3, ?4)", params![parent as i64, name, ino as i64, kind])?;
+        self.change(Change::InsertDirent, &[&(parent as i64), &name, &(ino as i64), &kind])?;
         Ok(())
     }
 
     /// Point an existing name elsewhere.
     pub fn replace_dirent(&self, parent: u64, name: &[u8], ino: u64, kind: u8) -> Result<(), CatalogError> {
-        self.write(
-            "INSERT OR REPLACE INTO dirent VALUES (?1, ?2, ?3, ?4)",
-            params![parent as i64, name, ino as i64, kind],
-        )?;
+        self.change(Change::ReplaceDirent, &[&(parent as i64), &name, &(ino as i64), &kind])?;
         Ok(())
     }
 
     pub fn delete_dirent(&self, parent: u64, name: &[u8]) -> Result<(), CatalogError> {
-        self.write("DELETE FROM dirent WHERE parent = ?1 AND name = ?2", params![parent as i64, name])?;
+        self.change(Change::DeleteDirent, &[&(parent as i64), &name])?;
         Ok(())
     }
 }

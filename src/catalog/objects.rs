@@ -1,7 +1,8 @@
 //! Seals (one PUT each) and the nodes of maps.
 
-use rusqlite::{OptionalExtension, params};
+use rusqlite::OptionalExtension;
 
+use super::redo::Change;
 use super::{CatalogError, Reader, Tx};
 use crate::types::SealId;
 
@@ -93,29 +94,39 @@ impl Reader {
 impl Tx<'_> {
     /// Insert or replace.
     pub fn put_seal(&self, s: &SealRow) -> Result<(), CatalogError> {
-        self.write(
-            "INSERT OR REPLACE INTO seal (ino, seal_id, method, cipher, kek, key_id, wrapped, origin, chunk_bytes, height, map, tag, place_tag)
-             VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13)",
-            params![
-                s.ino as i64, &s.seal_id.0[..], s.method, s.cipher, s.kek as i64, s.key_id, s.wrapped, s.origin,
-                s.chunk_bytes, s.height, s.map, &s.tag[..], &s.place_tag[..]
+        self.change(
+            Change::PutSeal,
+            &[
+                &(s.ino as i64),
+                &&s.seal_id.0[..],
+                &s.method,
+                &s.cipher,
+                &(s.kek as i64),
+                &s.key_id,
+                &s.wrapped,
+                &s.origin,
+                &s.chunk_bytes,
+                &s.height,
+                &s.map,
+                &&s.tag[..],
+                &&s.place_tag[..],
             ],
         )?;
         Ok(())
     }
 
     pub fn delete_seal(&self, ino: u64) -> Result<(), CatalogError> {
-        self.write("DELETE FROM seal WHERE ino = ?1", [ino as i64])?;
+        self.change(Change::DeleteSeal, &[&(ino as i64)])?;
         Ok(())
     }
 
     pub fn put_node(&self, id: u64, body: &[u8]) -> Result<(), CatalogError> {
-        self.write("INSERT OR REPLACE INTO node VALUES (?1, ?2)", params![id as i64, body])?;
+        self.change(Change::PutNode, &[&(id as i64), &body])?;
         Ok(())
     }
 
     pub fn delete_node(&self, id: u64) -> Result<(), CatalogError> {
-        self.write("DELETE FROM node WHERE id = ?1", [id as i64])?;
+        self.change(Change::DeleteNode, &[&(id as i64)])?;
         Ok(())
     }
 }

@@ -2,6 +2,7 @@
 
 use rusqlite::params;
 
+use super::redo::Change;
 use super::{CatalogError, Reader, Tx};
 use crate::types::OpenId;
 
@@ -97,12 +98,12 @@ impl Reader {
 
 impl Tx<'_> {
     pub fn put_setting(&self, name: &str, value: &[u8]) -> Result<(), CatalogError> {
-        self.write("INSERT OR REPLACE INTO setting VALUES (?1, ?2)", params![name, value])?;
+        self.write_unrecorded("INSERT OR REPLACE INTO setting VALUES (?1, ?2)", params![name, value])?;
         Ok(())
     }
 
     pub fn delete_setting(&self, name: &str) -> Result<(), CatalogError> {
-        self.write("DELETE FROM setting WHERE name = ?1", [name])?;
+        self.write_unrecorded("DELETE FROM setting WHERE name = ?1", [name])?;
         Ok(())
     }
 
@@ -112,50 +113,52 @@ impl Tx<'_> {
         } else {
             "DELETE FROM grant_rule WHERE uid = ?1"
         };
-        self.write(sql, [uid])?;
+        self.write_unrecorded(sql, [uid])?;
         Ok(())
     }
 
     pub fn set_dir_rule(&self, ino: u64, rule: Option<&str>) -> Result<(), CatalogError> {
         match rule {
-            Some(rule) => self.write("INSERT OR REPLACE INTO dir_rule VALUES (?1, ?2)", params![ino as i64, rule])?,
-            None => self.write("DELETE FROM dir_rule WHERE ino = ?1", [ino as i64])?,
+            Some(rule) => {
+                self.write_unrecorded("INSERT OR REPLACE INTO dir_rule VALUES (?1, ?2)", params![ino as i64, rule])?
+            }
+            None => self.write_unrecorded("DELETE FROM dir_rule WHERE ino = ?1", [ino as i64])?,
         };
         Ok(())
     }
 
     pub fn put_opening(&self, no: u32, id: &OpenId) -> Result<(), CatalogError> {
-        self.write("INSERT INTO opening VALUES (?1, ?2)", params![no, &id.0[..]])?;
+        self.write_unrecorded("INSERT INTO opening VALUES (?1, ?2)", params![no, &id.0[..]])?;
         Ok(())
     }
 
     /// Insert or replace.
     pub fn put_kek(&self, k: &KekRow) -> Result<(), CatalogError> {
-        self.write(
-            "INSERT OR REPLACE INTO kek VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-            params![k.id as i64, k.key_id, k.key_version, k.wrapped, k.created, k.uses as i64],
+        self.change(
+            Change::PutKek,
+            &[&(k.id as i64), &k.key_id, &k.key_version, &k.wrapped, &k.created, &(k.uses as i64)],
         )?;
         Ok(())
     }
 
     /// Insert or replace.
     pub fn put_segment(&self, s: &SegmentRow) -> Result<(), CatalogError> {
-        self.write("INSERT OR REPLACE INTO segment VALUES (?1, ?2, ?3)", params![s.id, s.bytes as i64, s.live as i64])?;
+        self.change(Change::PutSegment, &[&s.id, &(s.bytes as i64), &(s.live as i64)])?;
         Ok(())
     }
 
     pub fn delete_segment(&self, id: u32) -> Result<(), CatalogError> {
-        self.write("DELETE FROM segment WHERE id = ?1", [id])?;
+        self.change(Change::DeleteSegment, &[&id])?;
         Ok(())
     }
 
     pub fn put_wipe(&self, segment: u32, position: u32, bytes: u32) -> Result<(), CatalogError> {
-        self.write("INSERT OR REPLACE INTO wipe VALUES (?1, ?2, ?3)", params![segment, position, bytes])?;
+        self.change(Change::PutWipe, &[&segment, &position, &bytes])?;
         Ok(())
     }
 
     pub fn delete_wipe(&self, segment: u32, position: u32) -> Result<(), CatalogError> {
-        self.write("DELETE FROM wipe WHERE segment = ?1 AND position = ?2", params![segment, position])?;
+        self.change(Change::DeleteWipe, &[&segment, &position])?;
         Ok(())
     }
 }

@@ -1,7 +1,7 @@
 //! One flush in the making: a block-aligned buffer that many threads seal into at once, each into its own slot.
 //! Every `unsafe` of the log is here, and rests on one fact: slots never overlap, and nobody writes a slot after it is finished.
 
-use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -10,8 +10,9 @@ use parking_lot::Mutex;
 use super::record::IndexEntry;
 use crate::types::BLOCK;
 
-/// Memory aligned to a block, for O_DIRECT.
-struct Aligned {
+/// Memory aligned to a block, for O_DIRECT. Not zeroed: clearing a buffer's whole capacity would cost more than a small
+/// flush does, and every byte of a flush is written before it is read.
+pub struct Aligned {
     ptr: NonNull<u8>,
     bytes: usize,
 }
@@ -21,10 +22,11 @@ unsafe impl Send for Aligned {}
 unsafe impl Sync for Aligned {}
 
 impl Aligned {
-    fn new(bytes: usize) -> Aligned {
-        let layout = Layout::from_size_align(bytes, BLOCK).unwrap_or(Layout::new::<[u8; BLOCK]>());
+    pub fn new(bytes: usize) -> Aligned {
+        let layout =
+            Layout::from_size_align(bytes.next_multiple_of(BLOCK), BLOCK).unwrap_or(Layout::new::<[u8; BLOCK]>());
         // SAFETY: the layout is not of size zero.
-        let raw = unsafe { alloc_zeroed(layout) };
+        let raw = unsafe { alloc(layout) };
         match NonNull::new(raw) {
             Some(ptr) => Aligned { ptr, bytes: layout.size() },
             None => handle_alloc_error(layout),
@@ -63,15 +65,20 @@ pub struct LogBuffer {
 }
 
 impl LogBuffer {
-    pub fn new(segment: u32, start: u32, bytes: usize) -> LogBuffer {
+    pub fn new(segment: u32, start: u32, memory: Aligned) -> LogBuffer {
         LogBuffer {
             segment,
             start,
-            memory: Aligned::new(bytes.next_multiple_of(BLOCK)),
+            memory,
             gathered: Mutex::new(Gathered::default()),
             outstanding: AtomicU32::new(1),
             frames: AtomicU32::new(0),
         }
+    }
+
+    /// The memory, for the next buffer.
+    pub fn into_memory(self) -> Aligned {
+        self.memory
     }
 
     /// Where in the buffer frames lie: [0, frames).

@@ -2,10 +2,11 @@
 //! The footer's tag covers them; parsing still trusts no length.
 
 use super::segment::{u32_at, u64_at};
-use crate::types::{OpenId, SealId};
+use crate::types::{Location, OpenId, SealId};
 
 const TYPE_INDEX: u8 = 1;
 const TYPE_COMMIT: u8 = 2;
+const TYPE_INTENT: u8 = 3;
 const TYPE_PUTS: u8 = 4;
 /// Bytes before a record's body: type and length.
 const HEAD: usize = 5;
@@ -57,6 +58,19 @@ pub struct CommitRecord {
     pub root: [u8; 32],
 }
 
+/// Changes of rows on top of a commit and of the intents before this one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IntentRecord {
+    pub commit: u64,
+    /// From 1, without gaps.
+    pub n: u32,
+    /// Every flush from here to this record's own is needed by it.
+    pub from: Location,
+    pub changes: u32,
+    /// The changes, as the catalog packs them.
+    pub packed: Vec<u8>,
+}
+
 /// Any record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Record {
@@ -65,6 +79,7 @@ pub enum Record {
         entries: Vec<IndexEntry>,
     },
     Commit(CommitRecord),
+    Intent(IntentRecord),
     Puts {
         commit: u64,
         keks: Vec<KekRecord>,
@@ -110,6 +125,18 @@ impl CommitRecord {
         out.extend_from_slice(&self.durable.to_le_bytes());
         out.extend_from_slice(&self.puts.to_le_bytes());
         out.extend_from_slice(&self.root);
+        close(out, body);
+    }
+}
+
+impl IntentRecord {
+    pub fn pack(&self, out: &mut Vec<u8>) {
+        let body = head(out, TYPE_INTENT);
+        out.extend_from_slice(&self.commit.to_le_bytes());
+        for x in [self.n, self.from.segment, self.from.position, self.changes] {
+            out.extend_from_slice(&x.to_le_bytes());
+        }
+        out.extend_from_slice(&self.packed);
         close(out, body);
     }
 }
@@ -181,6 +208,13 @@ pub fn parse_records(bytes: &[u8], count: u32) -> Option<Vec<Record>> {
                 durable: b.u64()?,
                 puts: b.u32()?,
                 root: b.take(32)?.try_into().ok()?,
+            }),
+            TYPE_INTENT => Record::Intent(IntentRecord {
+                commit: b.u64()?,
+                n: b.u32()?,
+                from: Location { segment: b.u32()?, position: b.u32()? },
+                changes: b.u32()?,
+                packed: std::mem::take(&mut b.0).to_vec(),
             }),
             TYPE_PUTS => parse_puts(&mut b)?,
             t if t >= 0x80 => {
@@ -262,12 +296,16 @@ mod tests {
         assert_eq!(bytes.len(), INDEX_FIXED_BYTES + INDEX_ENTRY_BYTES);
         pack_puts(&mut bytes, 12, std::slice::from_ref(&kek), std::slice::from_ref(&put));
         commit.pack(&mut bytes);
-        let got = parse_records(&bytes, 3).unwrap();
+        let from = Location { segment: 1, position: 4096 };
+        let intent = IntentRecord { commit: 11, n: 2, from, changes: 1, packed: vec![7, 0] };
+        intent.pack(&mut bytes);
+        let got = parse_records(&bytes, 4).unwrap();
         assert_eq!(got[0], Record::Index { opens: vec![OpenId([1; 16])], entries: vec![entry] });
         assert_eq!(got[1], Record::Puts { commit: 12, keks: vec![kek], puts: vec![put] });
         assert_eq!(got[2], Record::Commit(commit));
+        assert_eq!(got[3], Record::Intent(intent));
         for n in 0..bytes.len() {
-            assert!(parse_records(&bytes[..n], 3).is_none(), "cut at {n}");
+            assert!(parse_records(&bytes[..n], 4).is_none(), "cut at {n}");
         }
         assert!(parse_records(&[9, 0, 0, 0, 0], 1).is_none(), "an unknown needed record is refused");
         assert_eq!(parse_records(&[0x80, 1, 0, 0, 0, 5], 1).unwrap(), vec![Record::Skipped(0x80)]);

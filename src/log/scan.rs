@@ -2,7 +2,7 @@
 //! does not know; salvage will ask it about everything.
 
 use super::record::{Record, parse_records};
-use super::segment::{FOOTER_BYTES, Footer, HEADER_BYTES, HeaderError, SegmentHeader};
+use super::segment::{FOOTER_BYTES, Footer, HEADER_BYTES, HeaderError, SegmentHeader, frames_check};
 use super::{LogError, SegmentFiles};
 use crate::crypto::secret::MacKey;
 use crate::types::BLOCK;
@@ -13,6 +13,21 @@ pub struct Flush {
     pub start: u64,
     pub end: u64,
     pub records: Vec<Record>,
+    /// Where the frames end, and their check.
+    frames_end: u64,
+    check: u64,
+}
+
+impl Flush {
+    /// Whether the frames are as they were written: a power cut may have kept the footer and lost some of them.
+    ///
+    /// # Errors
+    /// Those of reading the segment.
+    pub fn is_whole(&self, files: &SegmentFiles, id: u32) -> Result<bool, LogError> {
+        let mut frames = vec![0u8; (self.frames_end - self.start) as usize];
+        files.read_exact(id, self.start, &mut frames)?;
+        Ok(frames_check(&frames) == self.check)
+    }
 }
 
 /// The header of a segment.
@@ -52,7 +67,13 @@ pub fn scan_flushes(files: &SegmentFiles, key: &MacKey, id: u32, from: u64) -> R
                 files.read_exact(id, f.records_at as u64, &mut records)?;
                 if f.verify(key, &header.open_id, id, &records, &foot[32..]) {
                     if let Some(records) = parse_records(&records, f.records) {
-                        out.push(Flush { start: f.start as u64, end, records });
+                        out.push(Flush {
+                            start: f.start as u64,
+                            end,
+                            records,
+                            frames_end: f.records_at as u64,
+                            check: f.check,
+                        });
                     } else {
                         return Err(LogError::Damaged {
                             path: files.path(id),

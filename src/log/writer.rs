@@ -12,9 +12,9 @@ use std::thread::JoinHandle;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::{Condvar, Mutex, RwLock};
 
-use super::buffer::LogBuffer;
+use super::buffer::{Aligned, LogBuffer};
 use super::record::{self, INDEX_ENTRY_BYTES, INDEX_FIXED_BYTES, IndexEntry};
-use super::segment::{FOOTER_BYTES, Footer, HEADER_BYTES, SegmentHeader, flush_end};
+use super::segment::{FOOTER_BYTES, Footer, HEADER_BYTES, SegmentHeader, flush_end, frames_check};
 use super::{LogError, SEGMENT_BYTES, SegmentFiles};
 use crate::crypto::secret::MacKey;
 use crate::types::{BucketId, Location, OpenId};
@@ -25,6 +25,10 @@ const BUFFER_BYTES: usize = 1 << 20;
 pub const SLOT_BYTES_MAX: usize = 320 * 1024;
 /// Bytes of records a buffer takes before it is written.
 const RECORD_BYTES_MAX: usize = 384 * 1024;
+/// Bytes of a buffer's memory: frames, records, footer and padding.
+const CAPACITY: usize = BUFFER_BYTES + SLOT_BYTES_MAX + RECORD_BYTES_MAX + INDEX_FIXED_BYTES + 2 * 4096;
+/// Memory of this many buffers is kept for new ones.
+const SPARE_MAX: usize = 4;
 /// Closed buffers on their way to disk at most; beyond it, slots wait.
 const QUEUE_MAX: usize = 24;
 
@@ -65,6 +69,8 @@ struct Inner {
     readable: RwLock<Vec<Arc<LogBuffer>>>,
     flight: Mutex<Flight>,
     landed: Condvar,
+    /// Memory of buffers that are on disk, for new ones.
+    spare: Mutex<Vec<Aligned>>,
     /// Bytes of each segment of this opening, as closed so far.
     lengths: Mutex<BTreeMap<u32, u64>>,
 }
@@ -113,6 +119,7 @@ impl Log {
             readable: RwLock::new(Vec::new()),
             flight: Mutex::new(Flight::default()),
             landed: Condvar::new(),
+            spare: Mutex::default(),
             lengths: Mutex::new(BTreeMap::new()),
         });
         let for_writer = inner.clone();
@@ -172,7 +179,7 @@ impl Log {
             a.frames >= BUFFER_BYTES || a.records + (a.entries + chunks) * INDEX_ENTRY_BYTES > RECORD_BYTES_MAX
         };
         if active.as_ref().is_some_and(full) {
-            self.close_buffer(&mut active)?;
+            self.send(self.close_buffer(&mut active));
         }
         let a = self.open_buffer(&mut active)?;
         let at = a.buffer.add_slot(bytes);
@@ -184,7 +191,7 @@ impl Log {
     /// The frames are sealed: `entries` describe them. Readers may be told of the location from now on.
     pub fn finish(&self, slot: Slot, entries: &[IndexEntry]) {
         slot.buffer.gathered.lock().entries.extend_from_slice(entries);
-        self.release(&slot.buffer);
+        self.send(self.release(&slot.buffer));
     }
 
     /// Append a packed record to the open flush.
@@ -193,7 +200,7 @@ impl Log {
         let mut active = self.inner.active.lock();
         if active.as_ref().is_some_and(|a| a.records + packed.len() + a.entries * INDEX_ENTRY_BYTES > RECORD_BYTES_MAX)
         {
-            self.close_buffer(&mut active)?;
+            self.send(self.close_buffer(&mut active));
         }
         let a = self.open_buffer(&mut active)?;
         a.records += packed.len();
@@ -233,19 +240,21 @@ impl Log {
     }
 
     fn fresh(&self, file: Arc<File>, segment: u32, start: u32) -> Active {
-        let capacity = BUFFER_BYTES + SLOT_BYTES_MAX + RECORD_BYTES_MAX + INDEX_FIXED_BYTES + 2 * 4096;
-        let buffer = Arc::new(LogBuffer::new(segment, start, capacity));
+        let memory = self.inner.spare.lock().pop().unwrap_or_else(|| Aligned::new(CAPACITY));
+        let buffer = Arc::new(LogBuffer::new(segment, start, memory));
         self.inner.readable.write().push(buffer.clone());
         Active { file, buffer, frames: 0, entries: 0, records: 0 }
     }
 
-    /// Close the open buffer: its end is now known, so the next one can begin while slots are still being filled.
-    fn close_buffer(&self, active: &mut Option<Active>) -> Result<(), LogError> {
-        let Some(a) = active.take() else { return Ok(()) };
+    /// Close the open buffer: its end is now known, so the next one can begin while slots are still being filled. Returns it
+    /// when nothing is missing in it, for the caller to have it written.
+    #[must_use]
+    fn close_buffer(&self, active: &mut Option<Active>) -> Option<Closed> {
+        let a = active.take()?;
         let (id, start) = (a.buffer.segment, a.buffer.start);
         if a.frames == 0 && a.records == 0 {
             *active = Some(a);
-            return Ok(());
+            return None;
         }
         let index = if a.entries > 0 { INDEX_FIXED_BYTES + a.entries * INDEX_ENTRY_BYTES } else { 0 };
         let end = flush_end(start as u64 + (a.frames + index + a.records) as u64);
@@ -257,23 +266,34 @@ impl Log {
             .lock()
             .insert(Arc::as_ptr(&buffer) as usize, Closed { buffer: a.buffer, file: a.file, frames: a.frames });
         *active = next;
-        self.release(&buffer);
-        Ok(())
+        self.release(&buffer)
     }
 
-    fn release(&self, buffer: &Arc<LogBuffer>) {
-        if buffer.release() {
-            let closed = self.closing.lock().remove(&(Arc::as_ptr(buffer) as usize));
-            if let (Some(c), Some(tx)) = (closed, &self.to_disk) {
-                // The queue is as long as buffers in flight can be, so this does not wait for long.
-                let _ = tx.send(c);
-            }
+    /// The buffer, for the one who finishes last.
+    fn release(&self, buffer: &Arc<LogBuffer>) -> Option<Closed> {
+        let last = buffer.release();
+        if last { self.closing.lock().remove(&(Arc::as_ptr(buffer) as usize)) } else { None }
+    }
+
+    fn send(&self, closed: Option<Closed>) {
+        if let (Some(c), Some(tx)) = (closed, &self.to_disk) {
+            // The queue is as long as buffers in flight can be, so this does not wait for long.
+            let _ = tx.send(c);
         }
     }
 
-    /// Make everything appended so far durable.
-    pub fn sync(&self) -> Result<(), LogError> {
-        self.close_buffer(&mut self.inner.active.lock())?;
+    /// Make everything appended so far durable. Returns a position up to which the log is durable now.
+    pub fn sync(&self) -> Result<Location, LogError> {
+        let (closed, end) = {
+            let mut active = self.inner.active.lock();
+            let closed = self.close_buffer(&mut active);
+            (closed, self.end_of(&active))
+        };
+        match closed {
+            // Nothing else is on its way: written here, it saves two wake-ups.
+            Some(c) if self.inner.flight.lock().buffers == 1 => land(&self.inner, c),
+            closed => self.send(closed),
+        }
         let (files, new_names) = {
             let mut flight = self.inner.flight.lock();
             while flight.buffers > 0 && flight.error.is_none() {
@@ -297,7 +317,19 @@ impl Log {
                 self.inner.flight.lock().error = Some(e.to_string());
             })?;
         }
-        Ok(())
+        Ok(end)
+    }
+
+    /// Where the next flush will begin.
+    pub fn end(&self) -> Location {
+        self.end_of(&self.inner.active.lock())
+    }
+
+    fn end_of(&self, active: &Option<Active>) -> Location {
+        match active {
+            Some(a) => Location { segment: a.buffer.segment, position: a.buffer.start },
+            None => Location { segment: self.next_id(), position: HEADER_BYTES as u32 },
+        }
     }
 
     /// The bytes at a location: from a buffer still in memory, or from the disk.
@@ -340,16 +372,30 @@ fn aligned_block() -> Box<SegmentHeaderParts> {
 /// The writer thread: records and footer, one aligned write, tell who waits.
 fn write_out(inner: &Inner, from_log: &Receiver<Closed>) {
     for c in from_log {
-        let r = write_one(inner, &c);
-        inner.readable.write().retain(|b| !Arc::ptr_eq(b, &c.buffer));
+        land(inner, c);
+    }
+}
+
+/// Write a buffer, and tell who waits for it.
+fn land(inner: &Inner, c: Closed) {
+    let r = write_one(inner, &c);
+    inner.readable.write().retain(|b| !Arc::ptr_eq(b, &c.buffer));
+    let Closed { buffer, file, .. } = c;
+    {
         let mut flight = inner.flight.lock();
         flight.buffers -= 1;
-        flight.unsynced.insert(c.buffer.segment, c.file.clone());
+        flight.unsynced.insert(buffer.segment, file);
         if let Err(e) = r {
             log::error!("log: {e}");
             flight.error.get_or_insert(e.to_string());
         }
         inner.landed.notify_all();
+    }
+    if let Some(buffer) = Arc::into_inner(buffer) {
+        let mut spare = inner.spare.lock();
+        if spare.len() < SPARE_MAX {
+            spare.push(buffer.into_memory());
+        }
     }
 }
 
@@ -378,6 +424,8 @@ fn write_one(inner: &Inner, c: &Closed) -> Result<(), LogError> {
         records_at: b.start + records_at as u32,
         records_bytes: records.len() as u32,
         records: count,
+        // SAFETY: every slot is finished.
+        check: frames_check(unsafe { b.finished(0, records_at) }),
     }
     .pack(&inner.identity.key, &inner.identity.open_id, b.segment, &records, &mut tail[foot..]);
     // SAFETY: no writer is left.

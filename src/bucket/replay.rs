@@ -1,0 +1,173 @@
+//! The intents that a crash left behind the catalog's last commit (FORMAT.md, Commits, intents and going back): found,
+//! verified, and made again in the transaction of the opening itself.
+
+use std::collections::BTreeMap;
+
+use super::BucketError;
+use super::settings::Stored;
+use crate::catalog::{Catalog, SegmentRow};
+use crate::crypto::secret::MacKey;
+use crate::log::{Flush, HEADER_BYTES, IntentRecord, LogError, Record, SEGMENT_BYTES, SegmentFiles};
+use crate::log::{read_header, scan_flushes};
+use crate::types::{BucketName, Location, OpenId};
+
+const ALTERED: &str = "a part of the log that was acknowledged is damaged or missing; restore the segments from a copy of the store \
+made after the crash";
+
+/// Intents in order, and where the last flush of each segment that they need ends.
+#[derive(Default)]
+struct Found {
+    intents: Vec<IntentRecord>,
+    ends: BTreeMap<u32, u64>,
+}
+
+/// The log as one opening left it.
+struct Trail<'a> {
+    files: &'a SegmentFiles,
+    key: &'a MacKey,
+    open_id: &'a OpenId,
+    /// Flushes of a segment from some position on, by where they start.
+    flushes: BTreeMap<u32, BTreeMap<u64, Flush>>,
+    /// Every flush up to here is whole.
+    verified: Option<Location>,
+    ends: BTreeMap<u32, u64>,
+}
+
+impl Trail<'_> {
+    /// Whether every flush from `from` to the one that ends at `end` of `segment` is there and whole.
+    fn reaches(&mut self, from: Location, segment: u32, end: u64) -> Result<bool, LogError> {
+        let mut at = match self.verified {
+            Some(v) if (v.segment, v.position) > (from.segment, from.position) => v,
+            _ => from,
+        };
+        while (at.segment, at.position as u64) < (segment, end) {
+            if at.position as u64 >= SEGMENT_BYTES {
+                at = Location { segment: at.segment + 1, position: HEADER_BYTES as u32 };
+                continue;
+            }
+            let Some((whole, next)) = self.flush(at)? else { return Ok(false) };
+            if !whole {
+                return Ok(false);
+            }
+            at.position = next as u32;
+            self.ends.insert(at.segment, next);
+        }
+        self.verified = Some(at);
+        Ok((at.segment, at.position as u64) == (segment, end))
+    }
+
+    /// Whether the flush at a position is whole, and where it ends; None if there is none.
+    fn flush(&mut self, at: Location) -> Result<Option<(bool, u64)>, LogError> {
+        if !self.flushes.contains_key(&at.segment) {
+            let ours = match read_header(self.files, self.key, at.segment) {
+                Ok(h) => h.open_id == *self.open_id,
+                Err(LogError::Newer { .. }) => return Ok(None),
+                Err(LogError::Io { source, .. }) if source.kind() != std::io::ErrorKind::UnexpectedEof => {
+                    return Err(LogError::Io { path: self.files.path(at.segment), source });
+                }
+                Err(_) => false,
+            };
+            let found = if ours {
+                // Those that end behind the position.
+                scan_flushes(self.files, self.key, at.segment, at.position as u64)?
+            } else {
+                Vec::new()
+            };
+            self.flushes.insert(at.segment, found.into_iter().map(|f| (f.start, f)).collect());
+        }
+        let found = self.flushes.get(&at.segment).and_then(|s| s.get(&(at.position as u64)));
+        Ok(match found {
+            Some(f) => Some((f.is_whole(self.files, at.segment)?, f.end)),
+            None => None,
+        })
+    }
+}
+
+/// Make the changes of the intents that a crash left again, in the catalog's open transaction. True if there were any.
+///
+/// # Errors
+/// As [`find`], and those of the catalog.
+pub fn make_again(
+    catalog: &Catalog,
+    files: &SegmentFiles,
+    log_key: &MacKey,
+    name: &BucketName,
+    stored: &Stored,
+) -> Result<bool, BucketError> {
+    let Some(open_id) = stored.openings.last() else { return Ok(false) };
+    let mut rows = catalog.lock().segments()?;
+    let found = find(files, log_key, name, stored.counters.commit, open_id, &rows)?;
+    if found.intents.is_empty() {
+        return Ok(false);
+    }
+    let tx = catalog.lock();
+    for i in &found.intents {
+        tx.make_again(&i.packed, i.changes)?.ok_or_else(|| BucketError::Altered {
+            bucket: name.to_string(),
+            what: "the log",
+            hint: "it holds changes that this ssefs does not know; use a newer one",
+        })?;
+    }
+    rows = tx.segments()?;
+    for (id, end) in found.ends {
+        let row = rows.iter().find(|r| r.id == id).copied().unwrap_or(SegmentRow { id, bytes: 0, live: 0 });
+        if row.bytes < end {
+            tx.put_segment(&SegmentRow { bytes: end, ..row })?;
+        }
+    }
+    log::info!("bucket {name}: {} syncs that no commit followed were made again", found.intents.len());
+    Ok(true)
+}
+
+/// The intents that follow `commit`, made by the opening `open_id`.
+///
+/// # Errors
+/// The catalog has gone back behind them, or one that was acknowledged is not whole.
+fn find(
+    files: &SegmentFiles,
+    key: &MacKey,
+    name: &BucketName,
+    commit: u64,
+    open_id: &OpenId,
+    rows: &[SegmentRow],
+) -> Result<Found, BucketError> {
+    let altered = |what, hint| -> Result<Found, BucketError> {
+        Err(BucketError::Altered { bucket: name.to_string(), what, hint })
+    };
+    let known: BTreeMap<u32, u64> = rows.iter().map(|r| (r.id, r.bytes)).collect();
+    let mut told: BTreeMap<u32, (IntentRecord, u32, u64)> = BTreeMap::new();
+    for (id, len) in files.list()? {
+        let from = known.get(&id).copied().unwrap_or(0);
+        // What is wrong with other segments is found when they are compared with the rows.
+        if len <= from || !read_header(files, key, id).is_ok_and(|h| h.open_id == *open_id) {
+            continue;
+        }
+        for flush in scan_flushes(files, key, id, from)? {
+            for record in flush.records {
+                let Record::Intent(i) = record else { continue };
+                if i.commit > commit {
+                    return altered("the catalog and its log", super::recover::GONE_BACK);
+                }
+                if i.commit == commit && told.insert(i.n, (i, id, flush.end)).is_some() {
+                    return altered("the log", ALTERED);
+                }
+            }
+        }
+    }
+    let mut trail = Trail { files, key, open_id, flushes: BTreeMap::new(), verified: None, ends: BTreeMap::new() };
+    let mut found = Found::default();
+    let last = told.keys().next_back().copied();
+    for (n, (intent, segment, end)) in told {
+        let stands = n as usize == found.intents.len() + 1 && trail.reaches(intent.from, segment, end)?;
+        if !stands {
+            // The newest may be torn: nobody was told of it. One behind it was written when it was durable.
+            if Some(n) != last || n as usize != found.intents.len() + 1 {
+                return altered("the log", ALTERED);
+            }
+            break;
+        }
+        found.ends = trail.ends.clone();
+        found.intents.push(intent);
+    }
+    Ok(found)
+}
