@@ -19,7 +19,11 @@ pub fn is_slow(name: &[u8]) -> bool {
 
 /// Attributes outside the namespaces that a local disk keeps are refused, as it does.
 fn refuse_foreign(name: &[u8]) -> Result<(), FsError> {
-    if [&b"user."[..], b"trusted.", b"security."].iter().any(|ns| name.starts_with(ns) && name.len() > ns.len()) {
+    let namespaces = [&b"user."[..], b"trusted.", b"security."];
+    if namespaces.contains(&name) {
+        return Err(FsError::Invalid("a namespace without a name"));
+    }
+    if namespaces.iter().any(|ns| name.starts_with(ns)) {
         return Ok(());
     }
     Err(FsError::Unsupported("attributes outside user, trusted and security"))
@@ -111,7 +115,8 @@ mod tests {
             refuse_foreign(name).unwrap();
             assert!(!is_slow(name));
         }
-        for name in [&b"nonamespace"[..], b"user.", b"system.other"] {
+        assert_eq!(refuse_foreign(b"user.").unwrap_err().errno(), libc::EINVAL);
+        for name in [&b"nonamespace"[..], b"system.other"] {
             assert_eq!(refuse_foreign(name).unwrap_err().errno(), libc::EOPNOTSUPP);
         }
         assert!(is_slow(b"user.sse.default"));
