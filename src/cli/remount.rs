@@ -25,7 +25,7 @@ pub struct Remount {
 pub fn flags(lists: &[String]) -> Option<libc::c_ulong> {
     let words = || lists.iter().flat_map(|l| l.split(','));
     words().any(|w| w == "remount").then_some(())?;
-    let read_only = words().filter(|w| matches!(*w, "ro" | "rw")).last() == Some("ro");
+    let read_only = words().rfind(|w| matches!(*w, "ro" | "rw")) == Some("ro");
     let kernel = options::KERNEL.iter().filter(|(name, _)| words().any(|w| w == *name)).fold(0, |all, (_, f)| all | f);
     Some(kernel | if read_only { libc::MS_RDONLY } else { 0 })
 }
