@@ -13,6 +13,7 @@ NEEDS_MOUNT = fusermount3:fuse3
 NEEDS_TEST = restic:restic borg:borgbackup rsync:rsync git:git sqlite3:sqlite3 tar:tar setfattr:attr setfacl:acl \
              gcc:gcc make:make fio:fio bash:bash python3:python3
 NEEDS_BENCH = fio:fio
+PJDFSTEST = target/tools/bin/pjdfstest
 
 .PHONY: help build demo demo-clean test bench lint soak man install
 help:
@@ -38,7 +39,8 @@ demo-clean:
 # Tests that mount run one test binary at a time (cargo does) and within one binary as RUST_TEST_THREADS says.
 test:
 	@packaging/need $(NEEDS_BUILD) $(NEEDS_MOUNT) $(NEEDS_TEST)
-	$(CARGO) test --release --locked
+	@CARGO='$(CARGO)' packaging/tool pjdfstest 0.2.2
+	SSEFS_PJDFSTEST='$(CURDIR)/$(PJDFSTEST)' $(CARGO) test --release --locked
 
 bench:
 	@packaging/need $(NEEDS_BUILD) $(NEEDS_MOUNT) $(NEEDS_BENCH)

@@ -71,7 +71,7 @@ fn guard(what: &'static str, handler: impl FnOnce()) {
 }
 
 fn caller(req: &Request) -> Caller {
-    Caller { uid: req.uid(), gid: req.gid() }
+    Caller { uid: req.uid(), gid: req.gid(), pid: req.pid() }
 }
 
 /// How a file is to be opened: the answer to the kernel, and whether it then keeps no pages.

@@ -184,6 +184,17 @@ impl State {
         self.kind() == libc::S_IFDIR
     }
 
+    /// The row as stat(2) shows it: content that still waits in memory takes space already. Were it told only when it is in
+    /// the log, the kernel would go on showing 0 blocks, which says "one hole" to tar(1).
+    pub fn shown(&self) -> InodeRow {
+        let blocks: u64 = self.dirty.values().map(|c| u64::from(c.valid.count_ones())).sum();
+        let under_way: u64 = self.batches.iter().flat_map(|b| &b.pieces).map(|p| u64::from(p.n)).sum();
+        let waiting = blocks * BLOCK as u64 + under_way;
+        // What is written over takes its space just once; the log's own overhead may be counted later.
+        let most = self.row.size.next_multiple_of(BLOCK as u64).max(self.row.sealed);
+        InodeRow { sealed: (self.row.sealed + waiting).min(most), ..self.row }
+    }
+
     /// The map may be changed by others than batches.
     pub fn quiet(&self) -> bool {
         self.batches.is_empty() && self.frozen_upto.is_none()
@@ -213,6 +224,21 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn content_in_memory_counts_as_space_but_no_byte_of_it_twice() {
+        let blocks_of = |size: u64, sealed: u64, dirty: &[u64]| {
+            let row = InodeRow { mode: libc::S_IFREG, size, sealed, ..InodeRow::default() };
+            let mut st = Inode::new(row, true).state.into_inner();
+            st.dirty.extend(dirty.iter().enumerate().map(|(i, v)| (i as u64, Cell { data: vec![], valid: *v })));
+            st.shown().sealed
+        };
+        let block = BLOCK as u64;
+        assert_eq!(blocks_of(100, 0, &[1]), block);
+        assert_eq!(blocks_of(1 << 43, 5000, &[0b101, 0b1]), 5000 + 3 * block, "sparse");
+        assert_eq!(blocks_of(block, block + 60, &[1]), block + 60, "written over");
+        assert_eq!(blocks_of(0, 0, &[]), 0);
+    }
 
     #[test]
     fn bits_and_runs_agree() {

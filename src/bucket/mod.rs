@@ -145,6 +145,8 @@ pub struct Bucket {
     /// What follows the last commit; the committer's.
     chain: Mutex<intent::Chain>,
     commit_interval: Duration,
+    /// Asked for, or because the keyring is away: the kernel alone would let changes in after `mount -o remount,rw`.
+    read_only: bool,
     failed: Mutex<Option<String>>,
     is_failed: AtomicBool,
     closing: AtomicBool,
@@ -230,9 +232,10 @@ impl Bucket {
         self.keys.as_deref().ok_or_else(|| crate::keys::KeyError::KeyringMissing(self.dir.clone()).into())
     }
 
-    /// Err after a commit, a sync or a seal has failed, and once the bucket is closing: before every change.
+    /// Err after a commit, a sync or a seal has failed, once the bucket is closing, and when it is open for reading only:
+    /// before every change.
     pub fn health(&self) -> Result<(), BucketError> {
-        if self.keys.is_none() {
+        if self.read_only {
             return Err(BucketError::ReadOnly);
         }
         if self.closing.load(Ordering::Acquire) {

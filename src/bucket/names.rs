@@ -66,7 +66,7 @@ impl Bucket {
     }
 
     pub fn attr(&self, ino: u64) -> Result<InodeRow, BucketError> {
-        Ok(self.inode(ino)?.state.lock().row)
+        Ok(self.inode(ino)?.state.lock().shown())
     }
 
     pub fn set_attr(&self, ino: u64, set: &SetAttr) -> Result<InodeRow, BucketError> {
@@ -83,7 +83,7 @@ impl Bucket {
         st.row.mtime = set.mtime.unwrap_or(st.row.mtime);
         st.row.ctime = now_ns();
         self.note_change(&inode, &mut st);
-        Ok(st.row)
+        Ok(st.shown())
     }
 
     /// A directory that still has a name, for a change inside it.
@@ -105,7 +105,7 @@ impl Bucket {
         st.row.ctime = now_ns();
         f(&mut st);
         self.note_change(inode, &mut st);
-        st.row
+        st.shown()
     }
 
     fn touch_dir(&self, dir: &Arc<Inode>, links: i32) {

@@ -35,7 +35,7 @@ pub struct CreateOptions {
 
 /// How a bucket is opened.
 pub struct OpenOptions {
-    /// The caller promises not to write; the bucket itself is opened the same way.
+    /// Every change is refused with [`BucketError::ReadOnly`]; opening itself still repairs what a crash left.
     pub read_only: bool,
     /// What was written is durable after this long without anybody asking.
     pub commit_interval: Duration,
@@ -399,7 +399,7 @@ impl Bucket {
         let identity = LogIdentity { bucket: id, open_id, commit: counters.commit, key: log_key };
         let log = Arc::new(Log::start(files, identity, counters.next_segment));
         let pool = Pool::start(std::thread::available_parallelism().map_or(2, Into::into)).map_err(io(dir))?;
-        let settings = Arc::new(settings);
+        let (settings, keys_away) = (Arc::new(settings), keys.is_none());
         let chain = intent::Chain::new(counters.commit, log.end());
         Ok(Arc::new_cyclic(|me| Bucket {
             name: name.clone(),
@@ -445,6 +445,7 @@ impl Bucket {
             ctl_changed: Condvar::new(),
             chain: Mutex::new(chain),
             commit_interval: o.commit_interval,
+            read_only: o.read_only || keys_away,
             failed: Mutex::new(None),
             is_failed: AtomicBool::new(false),
             closing: AtomicBool::new(false),

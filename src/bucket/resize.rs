@@ -42,7 +42,7 @@ impl Bucket {
                 c.stale = true;
             }
             self.note_change(&inode, st);
-            st.row
+            st.shown()
         };
         if size >= old && size > 0 {
             let _permit = self.gate.data();

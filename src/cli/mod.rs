@@ -13,6 +13,7 @@ mod object;
 mod options;
 mod place;
 mod print;
+mod remount;
 mod umount;
 
 use std::ffi::OsString;
@@ -55,6 +56,7 @@ pub fn main(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn helper(argv: Vec<OsString>) -> Result<(), OpError> {
     match options::parse_helper(argv)? {
         Helper::Mount { place, mount, sloppy } => mount::run(&place, mount, sloppy),
+        Helper::Remount(r) => remount::run(&r),
         Helper::Fake => Ok(()),
     }
 }

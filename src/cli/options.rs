@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::args::{self, MountArgs, NewBucket};
+use super::remount::{self, Remount};
 use crate::ops::OpError;
 
 /// What the `-o` lists of one mount say together.
@@ -35,7 +36,7 @@ const FOR_OTHERS: [&str; 16] = [
     "dev", "suid", "atime", "relatime",
 ];
 
-const KERNEL: [(&str, libc::c_ulong); 5] = [
+pub const KERNEL: [(&str, libc::c_ulong); 5] = [
     ("nosuid", libc::MS_NOSUID),
     ("nodev", libc::MS_NODEV),
     ("noexec", libc::MS_NOEXEC),
@@ -84,6 +85,9 @@ pub fn parse(lists: &[String], sloppy: bool) -> Result<Options, OpError> {
             }
             (_, None) if FOR_OTHERS.contains(&name) => {}
             ("comment", _) => {}
+            ("remount", None) => {
+                return Err(bad("is for mount(8)").hint("use: mount -o remount,ro DIR (or rw), as root"));
+            }
             _ if name.starts_with("x-") || name.starts_with("X-") || sloppy => {}
             _ => {
                 return Err(bad("is not known or has the wrong form").hint(format!("known: {KNOWN}")));
@@ -101,6 +105,7 @@ pub enum Helper {
         mount: MountArgs,
         sloppy: bool,
     },
+    Remount(Remount),
     /// `mount --fake`: everything but the mount itself.
     Fake,
 }
@@ -133,6 +138,9 @@ pub fn parse_helper(argv: impl IntoIterator<Item = OsString>) -> Result<Helper, 
     }
     let [spec, dir] = &names[..] else { return Err(usage()) };
     let bucket = text(spec)?.parse().map_err(|e: crate::types::NameError| OpError::usage(e.to_string()))?;
+    if let Some(flags) = remount::flags(&lists) {
+        return Ok(if fake { Helper::Fake } else { Helper::Remount(Remount { bucket, dir: dir.into(), flags }) });
+    }
     let o = parse(&lists, sloppy)?;
     if fake {
         return Ok(Helper::Fake);
@@ -189,6 +197,7 @@ mod tests {
             "chunk_size=3K",
             "ro=yes",
             "store",
+            "remount",
         ] {
             let e = of(bad).unwrap_err();
             assert!(e.message.contains(bad), "{bad}: {e}");
@@ -205,6 +214,9 @@ mod tests {
         assert_eq!((mount.bucket.as_str(), sloppy), ("photos", true));
         assert_eq!(mount.options, ["rw,store=/s", "create,rule=AES256"]);
         assert!(matches!(parse_helper(argv("mount.ssefs photos /mnt -f")), Ok(Helper::Fake)));
+        let again = parse_helper(argv("mount.fuse.ssefs photos /mnt -o ro,remount,user_id=0")).unwrap();
+        let Helper::Remount(r) = again else { panic!("not a mount") };
+        assert_eq!((r.bucket.as_str(), r.flags), ("photos", libc::MS_RDONLY));
         for bad in [
             "mount.ssefs photos",
             "mount.ssefs a b c",

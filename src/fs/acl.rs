@@ -128,8 +128,8 @@ impl Fs {
             self.bucket.set_xattr(a.ino, name, value, 0)?;
         }
         let mut mode = a.mode & !0o777 | acl.mode();
-        // chmod(2) takes the set-group-ID bit from who is not in the group; of supplementary groups only the kernel knows.
-        if caller.uid != 0 && caller.gid != a.gid {
+        // As chmod(2), which takes the set-group-ID bit from who is not in the group.
+        if mode & libc::S_ISGID != 0 && !caller.in_group(a.gid) {
             mode &= !libc::S_ISGID;
         }
         self.bucket.set_attr(a.ino, &SetAttr { mode: Some(mode), ..SetAttr::default() })?;

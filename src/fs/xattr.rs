@@ -3,9 +3,14 @@
 use super::acl;
 use super::sse::PREFIX;
 use super::{Caller, Fs, FsError};
+use crate::bucket::BucketError;
 
 /// The attribute of file capabilities, which writing clears (capabilities(7)).
 pub(super) const CAPABILITY: &[u8] = b"security.capability";
+
+/// Bytes that the names of an inode's attributes take together, each with its NUL: the kernel lists 64 KiB, and fails
+/// listxattr(2) with E2BIG above. The rest is for ACLs and, with `list_sse`, for those of ssefs.
+const LIST_BYTES_MAX: usize = (64 << 10) - 1024;
 
 /// Whether a setxattr or removexattr of this name may wait for a commit or convert content: not for an event thread.
 pub fn is_slow(name: &[u8]) -> bool {
@@ -14,7 +19,11 @@ pub fn is_slow(name: &[u8]) -> bool {
 
 /// Attributes outside the namespaces that a local disk keeps are refused, as it does.
 fn refuse_foreign(name: &[u8]) -> Result<(), FsError> {
-    if [&b"user."[..], b"trusted.", b"security."].iter().any(|ns| name.starts_with(ns) && name.len() > ns.len()) {
+    let namespaces = [&b"user."[..], b"trusted.", b"security."];
+    if namespaces.contains(&name) {
+        return Err(FsError::Invalid("a namespace without a name"));
+    }
+    if namespaces.iter().any(|ns| name.starts_with(ns)) {
         return Ok(());
     }
     Err(FsError::Unsupported("attributes outside user, trusted and security"))
@@ -50,6 +59,12 @@ impl Fs {
             return self.set_acl(caller, &a, name, value);
         }
         refuse_foreign(name)?;
+        let names = self.bucket.xattr_names(ino)?;
+        let listed: usize = names.iter().map(|n| n.len() + 1).sum();
+        // A list that cannot be read any more would be found out by the next backup only.
+        if listed + name.len() + 1 > LIST_BYTES_MAX && !names.iter().any(|n| n == name) {
+            return Err(BucketError::NoSpace.into());
+        }
         self.bucket.set_xattr(ino, name, value, flags)?;
         if name == CAPABILITY {
             self.capability_was_set();
@@ -70,7 +85,8 @@ impl Fs {
         Ok(self.bucket.remove_xattr(ino, name)?)
     }
 
-    /// All names as listxattr(2) gives them, each with a NUL behind it. Those of ssefs only with the option `list_sse`.
+    /// All names as listxattr(2) gives them, each with a NUL behind it. Those of ssefs only with the option `list_sse`, and
+    /// `trusted.` to root alone, who alone can read them (xattr(7)).
     ///
     /// # Errors
     /// Those of the bucket.
@@ -81,8 +97,8 @@ impl Fs {
             names.extend(self.sse_list(caller, &a));
         }
         let mut out = Vec::new();
-        for name in names {
-            out.extend_from_slice(&name);
+        for name in names.iter().filter(|n| caller.uid == 0 || !n.starts_with(b"trusted.")) {
+            out.extend_from_slice(name);
             out.push(0);
         }
         Ok(out)
@@ -99,7 +115,8 @@ mod tests {
             refuse_foreign(name).unwrap();
             assert!(!is_slow(name));
         }
-        for name in [&b"nonamespace"[..], b"user.", b"system.other"] {
+        assert_eq!(refuse_foreign(b"user.").unwrap_err().errno(), libc::EINVAL);
+        for name in [&b"nonamespace"[..], b"system.other"] {
             assert_eq!(refuse_foreign(name).unwrap_err().errno(), libc::EOPNOTSUPP);
         }
         assert!(is_slow(b"user.sse.default"));

@@ -1,7 +1,12 @@
 //! Mounting and unmounting. The session runs on a thread of its own; unmounting is safe from any thread, at any time, and
 //! as often as anybody likes, and never touches a mount that is not ours.
 
+use std::ffi::CString;
+use std::fs::File;
 use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, OnceLock};
@@ -76,19 +81,54 @@ pub fn mount(bucket: Arc<Bucket>, mountpoint: &Path, o: &MountOptions) -> io::Re
     let notifier = Arc::new(OnceLock::new());
     let adapter =
         Adapter { fs: Arc::new(Fs::new(bucket, o.list_sse)), notifier: Arc::clone(&notifier), slow: Arc::default() };
-    let session = Session::new(adapter, &mountpoint, &config)?;
-    let _ = notifier.set(session.notifier());
     let unmounter = Unmounter { mountpoint, there: Arc::new(Mutex::new(true)) };
-    let there = Arc::clone(&unmounter.there);
+    let session = match if root { by_mount_2(&unmounter.mountpoint, o)? } else { None } {
+        Some(device) => {
+            Session::from_fd(adapter, device, config.acl, config).inspect_err(|_| drop(unmounter.unmount()))?
+        }
+        None => Session::new(adapter, &unmounter.mountpoint, &config)?,
+    };
+    let _ = notifier.set(session.notifier());
+    let after = unmounter.clone();
     let session = std::thread::Builder::new().name("ssefs-session".into()).spawn(move || {
         let ended = session.run();
-        *there.lock() = false;
+        if ended.is_err() {
+            let _ = after.unmount();
+        }
+        *after.there.lock() = false;
         ended
     })?;
     if root {
         raise_readahead(&unmounter.mountpoint);
     }
     Ok(Mounted { session, unmounter })
+}
+
+/// What fuser does for root, with the type `fuse.ssefs` in the mount table as fusermount3 writes it: with bare `fuse`,
+/// mount(8) finds neither the helper for a remount nor the buckets that `-t fuse.ssefs` means. None where root may not
+/// mount: fusermount3 may.
+fn by_mount_2(mountpoint: &Path, o: &MountOptions) -> io::Result<Option<OwnedFd>> {
+    let device = File::options().read(true).write(true).open("/dev/fuse")?;
+    let mode = std::fs::metadata(mountpoint)?.mode();
+    // SAFETY: these take nothing and cannot fail.
+    let (uid, gid) = unsafe { (libc::getuid(), libc::getgid()) };
+    let data = format!(
+        "fd={},rootmode={mode:o},user_id={uid},group_id={gid},default_permissions,allow_other",
+        device.as_raw_fd()
+    );
+    let (source, target) = (CString::new(o.fs_name.as_str())?, CString::new(mountpoint.as_os_str().as_bytes())?);
+    let data = CString::new(data)?;
+    let flags = if o.read_only { libc::MS_RDONLY } else { 0 };
+    // SAFETY: all strings are NUL-terminated and outlive the call; the kernel reads the data as one.
+    let done =
+        unsafe { libc::mount(source.as_ptr(), target.as_ptr(), c"fuse.ssefs".as_ptr(), flags, data.as_ptr().cast()) };
+    if done == 0 {
+        return Ok(Some(device.into()));
+    }
+    match io::Error::last_os_error() {
+        e if e.raw_os_error() == Some(libc::EPERM) => Ok(None),
+        e => Err(e),
+    }
 }
 
 /// The kernel's default of 128 KiB keeps too few requests under way. Without it reading is slower, nothing else.
@@ -136,8 +176,7 @@ impl Unmounter {
     }
 
     fn now(&self, flags: i32) -> io::Result<()> {
-        use std::os::unix::ffi::OsStrExt;
-        let path = std::ffi::CString::new(self.mountpoint.as_os_str().as_bytes())?;
+        let path = CString::new(self.mountpoint.as_os_str().as_bytes())?;
         // SAFETY: path is a NUL-terminated string that lives through the call.
         match unsafe { libc::umount2(path.as_ptr(), flags | libc::UMOUNT_NOFOLLOW) } {
             0 => Ok(()),

@@ -264,6 +264,15 @@ impl Mount {
         assert!(is_ssefs(pid), "the lock names process {pid}, which is not ssefs");
     }
 
+    /// Unmounts, and mounts again with one more `-o` option.
+    #[track_caller]
+    pub fn with_option(mut self, option: &str) -> Mount {
+        self.umount();
+        self.options.push(option.to_string());
+        self.mount();
+        self
+    }
+
     /// What a foreground mount has printed so far.
     pub fn log(&self) -> String {
         String::from_utf8_lossy(&fs::read(self.beside("ssefs.log")).unwrap_or_default()).into_owned()

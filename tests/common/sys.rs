@@ -74,6 +74,29 @@ pub fn futimens(f: &File, atime: Time, mtime: Time) -> io::Result<()> {
     check(unsafe { libc::futimens(f.as_raw_fd(), t.as_ptr()) }).map(drop)
 }
 
+/// utimensat(2) with its flags; None is a null pointer: now.
+pub fn utimensat(path: impl AsRef<Path>, times: Option<[Time; 2]>, flags: i32) -> io::Result<()> {
+    let (p, t) = (cstr(path.as_ref()), times.map(spec));
+    let t = t.as_ref().map_or(std::ptr::null(), |t| t.as_ptr());
+    // SAFETY: the string ends with NUL, and there are two times or none.
+    check(unsafe { libc::utimensat(libc::AT_FDCWD, p.as_ptr(), t, flags) }).map(drop)
+}
+
+/// pwritev2(2) of one buffer; `flags` of RWF_DSYNC, RWF_SYNC, RWF_APPEND.
+pub fn pwrite2(f: &File, bytes: &[u8], at: u64, flags: i32) -> io::Result<u64> {
+    let v = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+    // SAFETY: the one buffer is as long as said and only read.
+    check(unsafe { libc::pwritev2(f.as_raw_fd(), &v, 1, at as i64, flags) } as i64)
+}
+
+/// mount(2) to change the flags of what is mounted at `path`.
+pub fn remount(path: impl AsRef<Path>, flags: libc::c_ulong) -> io::Result<()> {
+    let p = cstr(path.as_ref());
+    let none = std::ptr::null();
+    // SAFETY: the string ends with NUL; a remount takes nothing else here.
+    check(unsafe { libc::mount(none, p.as_ptr(), none, flags | libc::MS_REMOUNT, none.cast()) }).map(drop)
+}
+
 pub fn mknod(path: impl AsRef<Path>, mode: u32, dev: u64) -> io::Result<()> {
     let p = cstr(path.as_ref());
     // SAFETY: the string ends with NUL.
@@ -223,10 +246,16 @@ pub fn in_child(f: impl FnOnce() -> u8) -> i32 {
 /// credentials belong to the thread on Linux, only the C library spreads them. Programs it starts inherit them.
 #[track_caller]
 pub fn as_user<T: Send>(uid: u32, f: impl FnOnce() -> T + Send) -> T {
+    as_user_in(uid, &[], f)
+}
+
+/// The same, with supplementary groups.
+#[track_caller]
+pub fn as_user_in<T: Send>(uid: u32, groups: &[u32], f: impl FnOnce() -> T + Send) -> T {
     let run = move || {
         // SAFETY: the three calls change this thread's credentials only and touch no memory of ours.
         unsafe {
-            assert_eq!(libc::syscall(libc::SYS_setgroups, 0, std::ptr::null::<libc::gid_t>()), 0);
+            assert_eq!(libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()), 0);
             assert_eq!(libc::syscall(libc::SYS_setresgid, uid, uid, uid), 0);
             assert_eq!(libc::syscall(libc::SYS_setresuid, uid, uid, uid), 0);
         }

@@ -3,6 +3,7 @@
 use crate::mount::{Mount, errno};
 use crate::sys::{self, Aligned, Map};
 use std::fs::{self, File, Metadata};
+use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -145,6 +146,95 @@ fn a_time_set_after_a_write_survives_close_and_remount() {
     for i in 0..2 {
         let s = stat(m.at(format!("f{i}")));
         assert_eq!((mtime(&s), s.len()), (OLD, 100_000));
+    }
+}
+
+#[test]
+fn times_are_set_by_every_form_of_utimensat() {
+    let m = Mount::builder().rule("AES256").option("allow_other").mount();
+    let p = m.at("f");
+    fs::write(&p, "x").unwrap();
+    std::os::unix::fs::symlink("f", m.at("l")).unwrap();
+    sys::utimens(&p, OLD, OLD).unwrap();
+    // Both left alone: not even ctime moves.
+    let ctime = |p| (stat(p).ctime(), stat(p).ctime_nsec());
+    let before = ctime(&p);
+    let leave = (0, libc::UTIME_OMIT);
+    sys::utimensat(&p, Some([leave, leave]), 0).unwrap();
+    assert_eq!((mtime(&stat(&p)), ctime(&p)), (OLD, before));
+    // Out of range is refused as a whole.
+    for bad in [(0, 1_000_000_000), (0, -1)] {
+        assert_eq!(errno(sys::utimensat(&p, Some([(7, 7), bad]), 0)), libc::EINVAL);
+    }
+    assert_eq!(mtime(&stat(&p)), OLD);
+    // Through a link, and on the link.
+    sys::utimensat(m.at("l"), Some([(7, 8), (9, 10)]), 0).unwrap();
+    assert_eq!((mtime(&stat(&p)), mtime(&stat(m.at("l"))) == (9, 10)), ((9, 10), false));
+    sys::utimensat(m.at("l"), Some([(11, 12), (13, 14)]), libc::AT_SYMLINK_NOFOLLOW).unwrap();
+    assert_eq!((mtime(&stat(&p)), mtime(&stat(m.at("l")))), ((9, 10), (13, 14)));
+    // Through a handle that only reads; now, by no times and by name.
+    let f = File::open(&p).unwrap();
+    sys::futimens(&f, (15, 16), OLD).unwrap();
+    assert_eq!((stat(&p).atime(), mtime(&stat(&p))), (15, OLD));
+    sys::utimensat(&p, None, 0).unwrap();
+    assert!(stat(&p).atime() >= about_now() && stat(&p).mtime() >= about_now());
+    sys::utimens(&p, OLD, OLD).unwrap();
+    let now = (0, libc::UTIME_NOW);
+    sys::utimens(&p, now, now).unwrap();
+    assert!(stat(&p).atime() >= about_now() && stat(&p).mtime() >= about_now());
+    if crate::mount::is_root() {
+        // Who may only write may set both to now and nothing else.
+        sys::chmod(&p, 0o666).unwrap();
+        crate::mount::as_user(crate::mount::USER, || {
+            sys::utimens(&p, now, now).unwrap();
+            sys::utimensat(&p, None, 0).unwrap();
+            sys::utimens(&p, leave, leave).unwrap();
+            for times in [[now, leave], [leave, now], [now, (1, 1)], [(1, 1), leave]] {
+                assert_eq!(errno(sys::utimensat(&p, Some(times), 0)), libc::EPERM, "{times:?}");
+            }
+        });
+    }
+}
+
+#[test]
+fn size_and_time_are_right_after_each_write_whichever_handle_wrote() {
+    let m = Mount::new("AES256");
+    let p = m.at("f");
+    fs::write(&p, [0; 4096]).unwrap();
+    let open = |flags| sys::open(&p, flags, 0).unwrap();
+    let (direct, cached) = (open(libc::O_RDWR | libc::O_DIRECT), open(libc::O_RDWR));
+    let (write_only, append) = (open(libc::O_WRONLY), open(libc::O_RDWR | libc::O_APPEND));
+    let block = Aligned::new(4096);
+    let mut size = 4096;
+    let mut grown = |what: &str, by: u64| {
+        size += by;
+        for s in [stat(&p), direct.metadata().unwrap(), cached.metadata().unwrap(), append.metadata().unwrap()] {
+            assert_eq!(s.len(), size, "{what}");
+            assert!(s.mtime() >= about_now() && s.ctime() >= about_now(), "{what}");
+        }
+        assert_eq!(fs::read(&p).unwrap().len() as u64, size, "{what}");
+        sys::utimens(&p, OLD, OLD).unwrap();
+        assert_eq!(mtime(&stat(&p)), OLD, "{what}");
+    };
+    for _ in 0..3 {
+        let end = || stat(&p).len().next_multiple_of(4096);
+        let at = end();
+        direct.write_all_at(&block, at).unwrap();
+        grown("direct", 4096);
+        cached.write_all_at(&block[..4096], end()).unwrap();
+        grown("cached", 4096);
+        write_only.write_all_at(&block, end()).unwrap();
+        grown("write-only", 4096);
+        (&append).write_all(&block).unwrap();
+        grown("appended", 4096);
+        let mut map = Map::new(&cached, 8192, libc::MAP_SHARED).unwrap();
+        map.put(4095, b"both pages");
+        map.sync().unwrap();
+        grown("mapped", 0);
+        assert_eq!(sys::copy_range(&cached, 0, &write_only, end(), 4096).unwrap(), 4096);
+        grown("copied", 4096);
+        sys::fallocate(&cached, 0, end(), 4096).unwrap();
+        grown("allocated", 4096);
     }
 }
 

@@ -161,3 +161,74 @@ fn copy_file_range_copies_between_files_and_within_one() {
     let f = sys::open(m.at("f"), libc::O_RDWR, 0).unwrap();
     assert_eq!(errno(sys::copy_range(&f, 0, &f, 100, 200)), libc::EINVAL, "overlapping");
 }
+
+#[test]
+fn a_file_of_8_tib_takes_the_space_of_its_data_and_no_time() {
+    const TIB: u64 = 1 << 40;
+    let mut m = Mount::new("AES256");
+    let f = create(&m);
+    f.set_len(8 * TIB).unwrap();
+    assert_eq!((f.metadata().unwrap().len(), f.metadata().unwrap().blocks()), (8 * TIB, 0));
+    f.write_all_at(b"end", 8 * TIB - 3).unwrap();
+    f.write_all_at(&[9; 4096], 5 * TIB).unwrap();
+    drop(f);
+    for round in 0..2 {
+        let f = sys::open(m.at("f"), libc::O_RDWR, 0).unwrap();
+        assert_eq!(data(&f), [(5 * TIB, 5 * TIB + 4096), (8 * TIB - 4096, 8 * TIB)], "round {round}");
+        let mut end = [0; 5];
+        f.read_exact_at(&mut end, 8 * TIB - 5).unwrap();
+        assert_eq!(&end, b"\0\0end");
+        assert_eq!(f.read_at(&mut end, 8 * TIB).unwrap(), 0);
+        assert!(
+            zeroes(&f, 0, 100_000) && zeroes(&f, 4 * TIB + 12_345, 300_000) && zeroes(&f, 8 * TIB - 70_003, 70_000)
+        );
+        let blocks = f.metadata().unwrap().blocks() * 512;
+        assert!((4099..100_000).contains(&blocks), "{blocks} bytes, round {round}");
+        drop(f);
+        m.remount();
+    }
+    // Programs find the data as well: one that read the holes would not come back.
+    let du = crate::mount::sh(&m.path(), "du -k f | cut -f 1; du -k --apparent-size f | cut -f 1; cp f g");
+    let du: Vec<u64> = du.lines().map(|l| l.parse().unwrap()).collect();
+    assert!((4..100).contains(&du[0]) && du[1] == 8 << 30, "{du:?}");
+    let g = sys::open(m.at("g"), libc::O_RDWR, 0).unwrap();
+    assert_eq!(data(&g), [(5 * TIB, 5 * TIB + 4096), (8 * TIB - 4096, 8 * TIB)]);
+    g.set_len(6 * TIB).unwrap();
+    sys::fallocate(&g, PUNCH, 0, 6 * TIB).unwrap();
+    assert_eq!(data(&g), []);
+    assert_eq!(errno(g.write_at(b"x", i64::MAX as u64 - 1)), libc::EFBIG);
+    assert_eq!(g.metadata().unwrap().len(), 6 * TIB);
+}
+
+#[test]
+fn blocks_count_what_was_written_before_it_is_on_disk() {
+    let mut m = Mount::builder().rule("AES256").option("commit_interval=3600").mount();
+    let f = create(&m);
+    f.set_len(64 * MIB).unwrap();
+    let bytes = Dice::new(4).bytes(MIB as usize);
+    let blocks = || fs::metadata(m.at("f")).unwrap().blocks() * 512;
+    let about = |want: u64, what: &str| {
+        let got = blocks();
+        assert!((want..want + want / 8).contains(&got), "{what}: {got} bytes for {want}");
+    };
+    f.write_all_at(&bytes, 3 * MIB).unwrap();
+    about(MIB, "written");
+    f.write_all_at(&bytes[..8192], 40 * MIB).unwrap();
+    about(MIB + 8192, "written apart");
+    sys::futimens(&f, (1, 0), (1, 0)).unwrap();
+    about(MIB + 8192, "after another change of attributes");
+    // tar takes a file of 0 blocks for one hole and looks no further.
+    crate::mount::sh(&m.path(), "tar --sparse -cf t.tar f; mkdir out; tar -xf t.tar -C out; cmp f out/f");
+    f.sync_all().unwrap();
+    about(MIB + 8192, "synced");
+    f.set_len(0).unwrap();
+    assert_eq!(blocks(), 0);
+    f.write_all_at(&bytes, 0).unwrap();
+    f.sync_all().unwrap();
+    f.write_all_at(&bytes, 0).unwrap();
+    about(MIB, "written over");
+    drop(f);
+    m.remount();
+    let s = fs::metadata(m.at("f")).unwrap();
+    assert!((MIB..MIB + MIB / 8).contains(&(s.blocks() * 512)));
+}

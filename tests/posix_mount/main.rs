@@ -10,12 +10,16 @@ mod sys;
 #[path = "../common/tree.rs"]
 mod tree;
 
+mod acls;
 mod attributes;
 mod data;
 mod differential;
+mod durable;
 mod holes;
+mod load;
 mod locks;
 mod mapped;
 mod names;
 mod permissions;
+mod read_only;
 mod xattrs;

@@ -233,9 +233,18 @@ fn paths_go_as_deep_as_the_kernel_lets_them() {
     while p.as_os_str().len() + 256 < 4000 {
         p.push("d".repeat(255));
     }
-    p.push("e".repeat(4094 - p.as_os_str().len() - 2));
+    // 4096 bytes with the NUL, and one more.
+    p.push("e".repeat(4095 - p.as_os_str().len() - 1));
+    assert_eq!(p.as_os_str().len(), 4095);
     fs::create_dir_all(p.parent().unwrap()).unwrap();
     put(&p, "deep");
+    let longer = Path::new(&format!("{}e", p.display())).to_owned();
+    assert_eq!(errno(fs::metadata(&longer)), libc::ENAMETOOLONG);
+    assert_eq!(errno(File::create(&longer)), libc::ENAMETOOLONG);
+    symlink(&p, m.at("long link")).unwrap();
+    assert_eq!(fs::read_link(m.at("long link")).unwrap(), p);
+    assert_eq!(text(m.at("long link")), "deep");
+    assert_eq!(errno(symlink(&longer, m.at("longer"))), libc::ENAMETOOLONG);
     m.remount();
     assert_eq!(text(&p), "deep");
     // And deeper than one path can say, by walking down.
@@ -248,11 +257,11 @@ fn paths_go_as_deep_as_the_kernel_lets_them() {
 }
 
 #[test]
-fn a_directory_of_10_000_is_listed_right_while_it_changes() {
+fn a_directory_of_100_000_is_listed_right_while_it_changes() {
     let mut m = Mount::new("AES256");
     let d = m.at("d");
     fs::create_dir(&d).unwrap();
-    let stay: BTreeSet<Vec<u8>> = (0..10_000).map(|i| format!("stays{i:05}").into_bytes()).collect();
+    let stay: BTreeSet<Vec<u8>> = (0..100_000).map(|i| format!("stays{i:05}").into_bytes()).collect();
     for n in &stay {
         File::create(d.join(OsStr::from_bytes(n))).unwrap();
     }
@@ -286,9 +295,9 @@ fn a_directory_of_10_000_is_listed_right_while_it_changes() {
             }
         }
     });
-    assert_eq!(fs::read_dir(&d).unwrap().count(), 10_100);
+    assert_eq!(fs::read_dir(&d).unwrap().count(), 100_100);
     m.remount();
-    assert_eq!(fs::read_dir(m.at("d")).unwrap().count(), 10_100);
+    assert_eq!(fs::read_dir(m.at("d")).unwrap().count(), 100_100);
     crate::mount::sh(&m.path(), "rm -r d");
 }
 

@@ -136,13 +136,22 @@ fn changing_a_file_takes_its_set_id_bits_away() {
         assert_eq!(mode(&f), bits);
     };
     type Change = fn(&Path);
-    let changes: [(&str, Change); 6] = [
+    let changes: [(&str, Change); 9] = [
         ("write", |p| File::options().write(true).open(p).unwrap().write_all(b"x").unwrap()),
         ("append", |p| File::options().append(true).open(p).unwrap().write_all(b"x").unwrap()),
         ("read-write", |p| File::options().read(true).write(true).open(p).unwrap().write_all_at(b"x", 100).unwrap()),
         ("truncate", |p| sys::truncate(p, 100).unwrap()),
         ("O_TRUNC", |p| drop(sys::open(p, libc::O_WRONLY | libc::O_TRUNC, 0).unwrap())),
         ("chown", |p| sys::chown(p, u32::MAX, USER).unwrap()),
+        ("fallocate", |p| sys::fallocate(&File::options().write(true).open(p).unwrap(), 0, 0, 9000).unwrap()),
+        ("punch", |p| {
+            let how = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+            sys::fallocate(&File::options().write(true).open(p).unwrap(), how, 0, 4096).unwrap();
+        }),
+        ("copy", |p| {
+            let f = File::options().read(true).write(true).open(p).unwrap();
+            assert_eq!(sys::copy_range(&f, 0, &f, 4096, 100).unwrap(), 100);
+        }),
     ];
     for (what, change) in changes {
         fresh(0o6777);

@@ -1,11 +1,13 @@
 //! Extended attributes of users: kept byte for byte, with the errors of a local disk.
 
 use crate::mount::{
-    Mount, errno, get_xattr, get_xattr_into, list_xattr, plain, remove_xattr, set_xattr, set_xattr_flags,
+    Mount, USER, as_user, errno, get_xattr, get_xattr_into, list_xattr, plain, remove_xattr, set_xattr,
+    set_xattr_flags, skip_without_root,
 };
 use crate::tree::Dice;
 use std::ffi::OsStr;
 use std::fs;
+use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 
 #[test]
@@ -107,4 +109,83 @@ fn a_link_or_a_fifo_has_no_user_attributes() {
     crate::sys::mknod(m.at("fifo"), libc::S_IFIFO | 0o644, 0).unwrap();
     assert_eq!(errno(set_xattr(m.at("link"), "user.a", "1")), libc::EPERM);
     assert_eq!(errno(set_xattr(m.at("fifo"), "user.a", "1")), libc::EPERM);
+}
+
+#[test]
+fn trusted_and_security_attributes_go_to_the_kernels_limits_and_trusted_ones_are_roots() {
+    if skip_without_root() {
+        return;
+    }
+    let mut m = Mount::builder().rule("AES256").shared().mount();
+    crate::sys::chmod(m.path(), 0o755).unwrap();
+    fs::write(m.at("f"), "x").unwrap();
+    fs::create_dir(m.at("d")).unwrap();
+    std::os::unix::fs::symlink("f", m.at("l")).unwrap();
+    crate::sys::mknod(m.at("p"), libc::S_IFIFO | 0o644, 0).unwrap();
+    let longest = Dice::new(2).bytes(if plain() { 1000 } else { 65_536 });
+    let names = ["trusted.t", "security.s"].map(|n| n.to_string() + &"n".repeat(255 - n.len()));
+    for p in ["f", "d", "l", "p"] {
+        set_xattr(m.at(p), &names[0], &longest).unwrap();
+        set_xattr(m.at(p), &names[1], &longest).unwrap();
+        assert_eq!(errno(set_xattr(m.at(p), names[0].clone() + "n", "x")), libc::ERANGE);
+        assert_eq!(errno(set_xattr(m.at(p), &names[0], vec![0; 65_537])), libc::E2BIG);
+        assert_eq!(errno(set_xattr(m.at(p), "trusted.", "x")), libc::EINVAL);
+    }
+    m.remount();
+    for p in ["f", "d", "l", "p"] {
+        let mut listed = list_xattr(m.at(p)).unwrap();
+        listed.retain(|n| names.iter().any(|w| w.as_bytes() == n));
+        assert_eq!(listed, [names[1].as_bytes(), names[0].as_bytes()], "{p}");
+        names.iter().for_each(|n| assert!(get_xattr(m.at(p), n).unwrap() == longest, "{p} {n}"));
+    }
+    as_user(USER, || {
+        let listed = list_xattr(m.at("f")).unwrap();
+        assert!(!listed.iter().any(|n| n.starts_with(b"trusted.")), "seen by all: {listed:?}");
+        assert!(listed.iter().any(|n| n.starts_with(b"security.")));
+        assert_eq!(errno(get_xattr(m.at("f"), &names[0])), libc::ENODATA);
+        assert_eq!(errno(set_xattr(m.at("f"), &names[1], "x")), libc::EPERM);
+    });
+    remove_xattr(m.at("f"), &names[0]).unwrap();
+    assert_eq!(errno(get_xattr(m.at("f"), &names[0])), libc::ENODATA);
+}
+
+#[test]
+fn more_attributes_than_a_list_can_hold_are_refused_and_the_list_stays_readable() {
+    let m = Mount::new("AES256");
+    let p = m.at("f");
+    fs::write(&p, "x").unwrap();
+    let name = |i: usize| format!("user.{i:03}{}", "n".repeat(247));
+    let kept = (0..1000).find(|i| set_xattr(&p, name(*i), "").is_err()).expect("there is a limit");
+    assert_eq!(errno(set_xattr(&p, name(kept), "")), libc::ENOSPC);
+    assert_eq!(list_xattr(&p).unwrap().len(), kept);
+    // What is there can be changed, and room can be made.
+    set_xattr(&p, name(0), "").unwrap();
+    remove_xattr(&p, name(1)).unwrap();
+    set_xattr(&p, name(kept), "").unwrap();
+    assert_eq!(list_xattr(&p).unwrap().len(), kept);
+}
+
+#[test]
+fn writing_takes_a_files_capabilities_away() {
+    if skip_without_root() {
+        return;
+    }
+    let m = Mount::new("AES256");
+    let p = m.at("f");
+    // VFS_CAP_REVISION_2 with cap_net_raw permitted (linux/capability.h).
+    let mut cap = 0x0200_0000u32.to_le_bytes().to_vec();
+    cap.extend((1u32 << 13).to_le_bytes());
+    cap.extend([0; 12]);
+    let changes: [(&str, fn(&std::path::Path)); 3] = [
+        ("write", |p| fs::OpenOptions::new().append(true).open(p).map(|mut f| f.write_all(b"x").unwrap()).unwrap()),
+        ("truncate", |p| crate::sys::truncate(p, 1).unwrap()),
+        ("chown", |p| crate::sys::chown(p, 12, 12).unwrap()),
+    ];
+    for (what, change) in changes {
+        fs::write(&p, "program").unwrap();
+        set_xattr(&p, "security.capability", &cap).unwrap();
+        assert_eq!(get_xattr(&p, "security.capability").unwrap(), cap);
+        change(&p);
+        assert_eq!(errno(get_xattr(&p, "security.capability")), libc::ENODATA, "{what}");
+    }
 }
