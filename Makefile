@@ -22,7 +22,7 @@ help:
 	@echo 'make test    the whole test suite'
 	@echo 'make bench   the micro-benchmarks'
 	@echo 'make lint    clippy and rustfmt, warnings are errors'
-	@echo 'make soak    the crash rounds and fsx, each round with other seeds, SOAK_ROUNDS times (default 10)'
+	@echo 'make soak    the crash rounds, fsx and random operations, with new seeds, SOAK_ROUNDS times (default 10)'
 	@echo 'make install ssefs, its mount helpers and manuals under PREFIX (default /usr/local)'
 
 build:
@@ -64,6 +64,8 @@ soak: tools
 		$(CARGO) test --release --locked --test kill9 --test kill9_tools --test power_cut -- --include-ignored --nocapture || exit 1; \
 		SSEFS_FSX_SEED=$$((round * 1000)) SSEFS_FSX_OPS=$(SOAK_FSX_OPS) \
 			$(CARGO) test --release --locked --test fsx || exit 1; \
+		SSEFS_SEED=$$((round * 1000)) SSEFS_PROCESS_ROUNDS=40 \
+			$(CARGO) test --release --locked --test processes || exit 1; \
 	done
 
 # Writes man/ssefs.1 anew from the definitions of the command line; a test says when it is due.

@@ -324,6 +324,17 @@ impl Mount {
         self.mount();
     }
 
+    /// Ends ssefs by SIGTERM, which unmounts cleanly too; [`Mount::mount`] brings it back.
+    #[track_caller]
+    pub fn terminate(&mut self) {
+        if !plain() {
+            let pid = self.pid();
+            self.signal(libc::SIGTERM);
+            self.wait_gone(pid);
+            assert!(!is_mounted(&self.path()), "still mounted after SIGTERM");
+        }
+    }
+
     /// Kills ssefs without warning and takes the dead mount away; [`Mount::mount`] brings it back.
     #[track_caller]
     pub fn kill9(&mut self) {
