@@ -169,7 +169,7 @@ fn copy_file_range_copies_between_files_and_within_one() {
 fn r61_files_that_grow_while_commits_run_are_whole_after_a_remount() {
     let mut m = Mount::new("AES256");
     let dir = File::open(m.path()).unwrap();
-    let (files, steps, done) = (150, 50, AtomicBool::new(false));
+    let (files, steps, done) = (80, 50, AtomicBool::new(false));
     let content = |i: u64| if i % 2 == 0 { Dice::new(i).bytes(5000) } else { vec![] };
     std::thread::scope(|s| {
         let grow = s.spawn(|| {
