@@ -13,15 +13,16 @@ NEEDS_MOUNT = fusermount3:fuse3
 NEEDS_TEST = restic:restic borg:borgbackup rsync:rsync git:git sqlite3:sqlite3 tar:tar setfattr:attr setfacl:acl \
              gcc:gcc make:make fio:fio bash:bash python3:python3
 NEEDS_BENCH = fio:fio
-PJDFSTEST = target/tools/bin/pjdfstest
+# Programs from crates.io that the tests use, each with its version, in a place of our own.
+TOOLS = $(CURDIR)/target/tools
 
-.PHONY: help build demo demo-clean test bench lint soak man install
+.PHONY: help build demo demo-clean tools test bench lint soak man install
 help:
 	@echo 'make demo    build, make a bucket with rule AES256, mount it, say what to type next'
 	@echo 'make test    the whole test suite'
 	@echo 'make bench   the micro-benchmarks'
 	@echo 'make lint    clippy and rustfmt, warnings are errors'
-	@echo 'make soak    the crash rounds again and again, SOAK_ROUNDS times (default 10)'
+	@echo 'make soak    the crash rounds, fsx and random operations, with new seeds, SOAK_ROUNDS times (default 10)'
 	@echo 'make install ssefs, its mount helpers and manuals under PREFIX (default /usr/local)'
 
 build:
@@ -36,11 +37,15 @@ demo-clean:
 	-@$(SSEFS) umount '$(DEMO_DIR)'
 	rm -rf '$(CURDIR)/demo'
 
+tools:
+	@packaging/need $(NEEDS_BUILD)
+	@packaging/need-crate fsx 0.3.2 '$(TOOLS)'
+	@packaging/need-crate pjdfstest 0.2.2 '$(TOOLS)'
+
 # Tests that mount run one test binary at a time (cargo does) and within one binary as RUST_TEST_THREADS says.
-test:
+test: tools
 	@packaging/need $(NEEDS_BUILD) $(NEEDS_MOUNT) $(NEEDS_TEST)
-	@CARGO='$(CARGO)' packaging/tool pjdfstest 0.2.2
-	SSEFS_PJDFSTEST='$(CURDIR)/$(PJDFSTEST)' $(CARGO) test --release --locked
+	SSEFS_PJDFSTEST='$(TOOLS)/bin/pjdfstest' $(CARGO) test --release --locked
 
 bench:
 	@packaging/need $(NEEDS_BUILD) $(NEEDS_MOUNT) $(NEEDS_BENCH)
@@ -51,11 +56,17 @@ lint:
 	$(CARGO) fmt --check
 
 SOAK_ROUNDS ?= 10
-soak:
+# Operations of each of the 24 runs of fsx in a round.
+SOAK_FSX_OPS ?= 40000
+soak: tools
 	@packaging/need $(NEEDS_BUILD) $(NEEDS_MOUNT) $(NEEDS_TEST)
 	@for round in $$(seq $(SOAK_ROUNDS)); do \
 		echo "soak: round $$round of $(SOAK_ROUNDS)"; \
 		$(CARGO) test --release --locked --test kill9 --test kill9_tools --test power_cut -- --include-ignored --nocapture || exit 1; \
+		SSEFS_FSX_SEED=$$((round * 1000)) SSEFS_FSX_OPS=$(SOAK_FSX_OPS) \
+			$(CARGO) test --release --locked --test fsx || exit 1; \
+		SSEFS_SEED=$$((round * 1000)) SSEFS_PROCESS_ROUNDS=40 \
+			$(CARGO) test --release --locked --test processes || exit 1; \
 	done
 
 # Writes man/ssefs.1 anew from the definitions of the command line; a test says when it is due.

@@ -379,7 +379,13 @@ impl Filesystem for Adapter {
                     }
                     reply.written(len);
                 }
-                Err(e) => reply.error(self.errno(uid, &e)),
+                Err(e) => {
+                    let errno = self.errno(uid, &e);
+                    if paged {
+                        self.fs.files.note_pages_lost(ino.0, errno.into());
+                    }
+                    reply.error(errno);
+                }
             }
         });
     }

@@ -26,6 +26,8 @@ struct Frozen {
     fresh: bool,
     dead: bool,
     was_orphan: bool,
+    /// The seal row has to be written although the map may not have changed.
+    stale: bool,
     batch: Option<(Arc<Batch>, Arc<Seal>)>,
     upto: u64,
 }
@@ -159,12 +161,15 @@ impl Bucket {
                 let batch = if st.dirty.is_empty() { None } else { self.make_batch(&mut st, None) };
                 let upto = st.next_batch - 1;
                 st.frozen_upto = Some(upto);
+                // Taken here: what makes it stale from now on (a file that grows) is for the next commit to write.
+                let stale = st.content.as_mut().is_some_and(|c| std::mem::take(&mut c.stale));
                 let f = Frozen {
                     inode: inode.clone(),
                     row: st.row,
                     fresh: st.fresh,
                     dead: st.dead,
                     was_orphan: st.orphan,
+                    stale,
                     batch,
                     upto,
                 };
@@ -282,7 +287,7 @@ impl Bucket {
         let mut rows =
             Rows { row, fresh: f.fresh, dead: f.dead, was_orphan: f.was_orphan, seal: None, nodes: Vec::new() };
         if let Some(c) = &mut st.content {
-            if c.stale || c.map.is_dirty() || f.dead {
+            if f.stale || c.map.is_dirty() || f.dead {
                 rows.nodes = std::mem::take(&mut c.writes);
                 rows.seal = Some(match &c.seal {
                     Some(seal) => {
@@ -325,7 +330,6 @@ impl Bucket {
                     None => None,
                 });
                 c.untold = false;
-                c.stale = false;
             }
             for (segment, n) in c.delta.drain(..) {
                 *out.delta.entry(segment).or_insert(0) += n;

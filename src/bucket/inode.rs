@@ -83,7 +83,7 @@ pub struct Freed {
 pub struct Content {
     pub seal: Option<Arc<Seal>>,
     pub map: Map,
-    /// The seal row must be written by the next commit.
+    /// The seal row must be written by the next commit, also if the map is as it was. A freeze takes it.
     pub stale: bool,
     /// This PUT has not been told to the log yet.
     pub untold: bool,

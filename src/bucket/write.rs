@@ -351,7 +351,6 @@ impl Bucket {
         }
         let went: u64 = dropped.iter().map(|d| d.frame_bytes as u64).sum();
         content.went(&dropped);
-        content.stale = true;
         let came: u64 = batch.pieces.iter().map(|p| (p.n as usize + FRAME_OVERHEAD) as u64).sum();
         st.row.sealed = (st.row.sealed + came).saturating_sub(went);
         Ok(())

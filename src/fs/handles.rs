@@ -17,6 +17,8 @@ pub struct OpenFile {
     pub direct: bool,
     /// Failures before this handle was opened are not its own.
     failures_before: u64,
+    /// The errno with which pages of this file, written through a mapping, were refused while it was open; 0: none.
+    pages_lost: AtomicI32,
     /// The generation of file capabilities for which this handle has looked for one to clear.
     pub caps_cleared: AtomicU64,
 }
@@ -63,7 +65,13 @@ pub struct OpenFiles {
 impl OpenFiles {
     pub fn open(&self, ino: u64, direct: bool) -> u64 {
         let failures_before = self.failures.load(Ordering::Acquire);
-        self.table.insert(OpenFile { ino, direct, failures_before, caps_cleared: AtomicU64::new(0) })
+        self.table.insert(OpenFile {
+            ino,
+            direct,
+            failures_before,
+            pages_lost: AtomicI32::new(0),
+            caps_cleared: AtomicU64::new(0),
+        })
     }
 
     /// # Errors
@@ -82,13 +90,24 @@ impl OpenFiles {
         self.failures.fetch_add(1, Ordering::AcqRel);
     }
 
+    /// The kernel handed over pages of a mapping and they were refused: it forgets them and tells of it once. Nobody waited
+    /// for an answer, so every handle of this file hears of it.
+    pub fn note_pages_lost(&self, ino: u64, errno: i32) {
+        for file in self.table.rows.read().values().filter(|f| f.ino == ino) {
+            file.pages_lost.store(errno, Ordering::Release);
+        }
+    }
+
     /// # Errors
     /// [`FsError::WritingBack`] when that happened while the file was open.
     pub fn check(&self, file: &OpenFile) -> Result<(), FsError> {
         if self.failures.load(Ordering::Acquire) > file.failures_before {
             return Err(FsError::WritingBack(self.last_errno.load(Ordering::Acquire)));
         }
-        Ok(())
+        match file.pages_lost.load(Ordering::Acquire) {
+            0 => Ok(()),
+            errno => Err(FsError::WritingBack(errno)),
+        }
     }
 }
 
@@ -109,5 +128,18 @@ mod tests {
         files.check(&files.get(late).unwrap()).unwrap();
         files.close(early);
         assert_eq!(files.get(early).unwrap_err().errno(), libc::EBADF);
+    }
+
+    #[test]
+    fn r63_lost_pages_are_told_to_every_handle_of_their_file_until_it_is_closed() {
+        let files = OpenFiles::default();
+        let (one, two, other) = (files.open(2, false), files.open(2, true), files.open(3, false));
+        files.note_pages_lost(2, libc::ENOSPC);
+        let late = files.open(2, false);
+        for lost in [one, two, one] {
+            assert_eq!(files.check(&files.get(lost).unwrap()).unwrap_err().errno(), libc::ENOSPC);
+        }
+        files.check(&files.get(other).unwrap()).unwrap();
+        files.check(&files.get(late).unwrap()).unwrap();
     }
 }

@@ -1,6 +1,7 @@
 //! Row 63: a full disk gives ENOSPC, nothing that was stored is lost, and deleting gives the space back.
 
-use crate::mount::{Mount, cstr, detach, eventually, skip_without_root, skip_without_ssefs};
+use crate::mount::{Mount, cstr, detach, errno, eventually, skip_without_root, skip_without_ssefs};
+use crate::sys::{self, Map};
 use crate::tree::Dice;
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -40,7 +41,7 @@ fn store(m: &Mount, name: &str, bytes: &[u8]) -> io::Result<()> {
 }
 
 #[test]
-fn a_full_disk_says_so_loses_nothing_and_deleting_makes_room() {
+fn r63_a_full_disk_says_so_loses_nothing_and_deleting_makes_room() {
     if skip_without_root() || skip_without_ssefs() {
         return;
     }
@@ -90,7 +91,7 @@ fn a_full_disk_says_so_loses_nothing_and_deleting_makes_room() {
 }
 
 #[test]
-fn a_disk_full_of_small_files_says_so_and_deleting_works() {
+fn r63_a_disk_full_of_small_files_says_so_and_deleting_works() {
     if skip_without_root() || skip_without_ssefs() {
         return;
     }
@@ -123,4 +124,42 @@ fn a_disk_full_of_small_files_says_so_and_deleting_works() {
     hog.set_len(0).unwrap();
     assert!(eventually(|| store(&m, "after", b"room again").is_ok()));
     assert_eq!(fs::read(m.at("after")).unwrap(), b"room again");
+}
+
+/// The kernel takes writes through a mapping without asking, and finds out later that there is no room.
+#[test]
+fn r63_pages_of_a_mapping_that_find_no_room_fail_every_fsync_until_the_file_is_closed() {
+    if skip_without_root() || skip_without_ssefs() {
+        return;
+    }
+    let disk = SmallDisk::new("size=140m");
+    let m = Mount::builder().rule("AES256").store(&disk.store()).mount();
+    store(&m, "old", &[1; 100_000]).unwrap();
+    let open = |name| sys::open(m.at(name), libc::O_RDWR | libc::O_CREAT, 0o644).unwrap();
+    let (mapped, same, other) = (open("mapped"), open("mapped"), open("other"));
+    mapped.set_len(4 << 20).unwrap();
+    mapped.sync_all().unwrap();
+    // Another fills the disk down to what ssefs keeps for deleting.
+    let hog = File::create(disk.dir.path().join("hog")).unwrap();
+    let free = |s: libc::statvfs| s.f_bavail * s.f_frsize;
+    sys::fallocate(&hog, 0, 0, free(sys::statvfs(disk.dir.path()).unwrap()) - (12 << 20)).unwrap();
+    assert_eq!(errno((&other).write_all(&[5; 2 << 20])), libc::ENOSPC);
+    let mut map = Map::new(&mapped, 4 << 20, libc::MAP_SHARED).unwrap();
+    map.put(0, &Dice::new(1).bytes(4 << 20));
+    assert!(map.sync().is_err(), "there is no room, and msync must say so");
+    for _ in 0..3 {
+        assert_eq!(errno(mapped.sync_all()), libc::ENOSPC);
+        assert_eq!(errno(same.sync_all()), libc::ENOSPC, "another handle of the file");
+    }
+    other.sync_all().unwrap_or_else(|e| panic!("a file that lost nothing: {e}"));
+    assert_eq!(fs::read(m.at("old")).unwrap(), [1; 100_000]);
+    drop((map, mapped, same));
+    let again = open("mapped");
+    again.sync_all().unwrap_or_else(|e| panic!("opened after the failure: {e}"));
+    drop(again);
+    // Deleting works, and with room again so does everything.
+    fs::remove_file(m.at("old")).unwrap();
+    hog.set_len(0).unwrap();
+    assert!(eventually(|| store(&m, "mapped", &[3; 4 << 20]).is_ok()));
+    assert_eq!(fs::read(m.at("mapped")).unwrap(), [3; 4 << 20]);
 }

@@ -111,6 +111,11 @@ impl LossyDisk {
         self.disk.lock().faults.push(fault);
     }
 
+    /// Takes all faults away.
+    pub fn heal(&self) {
+        self.disk.lock().faults.clear();
+    }
+
     /// A copy of the disk as it is, with its unsynced changes.
     pub fn image(&self) -> Image {
         self.disk.lock().clone()

@@ -50,12 +50,20 @@ pub fn skip_without_root() -> bool {
 pub struct Builder {
     bucket: String,
     rule: Option<String>,
+    chunk_size: Option<String>,
     options: Vec<String>,
     foreground: bool,
     store: Option<PathBuf>,
+    limit: Duration,
 }
 
 impl Builder {
+    /// How long the test may take with its mount before that is taken for stuck.
+    pub fn limit(mut self, limit: Duration) -> Self {
+        self.limit = limit;
+        self
+    }
+
     /// The bucket's rule, short form; without it the bucket has none.
     pub fn rule(mut self, rule: &str) -> Self {
         self.rule = Some(rule.to_string());
@@ -65,6 +73,12 @@ impl Builder {
     /// One `-o` option, for example `allow_other`.
     pub fn option(mut self, option: &str) -> Self {
         self.options.push(option.to_string());
+        self
+    }
+
+    /// The chunk size that the bucket is made with.
+    pub fn chunk_size(mut self, size: &str) -> Self {
+        self.chunk_size = Some(size.to_string());
         self
     }
 
@@ -100,11 +114,13 @@ impl Builder {
             store: self.store.unwrap_or_else(|| dir.path().join("store")),
             bucket: self.bucket,
             rule: self.rule,
+            chunk_size: self.chunk_size,
             options: self.options,
             foreground: self.foreground,
             child: None,
             created: false,
             check_at_end: !plain(),
+            limit: self.limit,
             watchdog: None,
             dir,
         }
@@ -130,11 +146,13 @@ pub struct Mount {
     store: PathBuf,
     bucket: String,
     rule: Option<String>,
+    chunk_size: Option<String>,
     options: Vec<String>,
     foreground: bool,
     child: Option<Child>,
     created: bool,
     check_at_end: bool,
+    limit: Duration,
     watchdog: Option<mpsc::Sender<()>>,
 }
 
@@ -153,7 +171,15 @@ impl Mount {
     }
 
     pub fn builder() -> Builder {
-        Builder { bucket: BUCKET.into(), rule: None, options: vec![], foreground: false, store: None }
+        Builder {
+            bucket: BUCKET.into(),
+            rule: None,
+            chunk_size: None,
+            options: vec![],
+            foreground: false,
+            store: None,
+            limit: COMMAND_LIMIT,
+        }
     }
 
     /// The mountpoint.
@@ -222,6 +248,9 @@ impl Mount {
             c.arg("--create");
             if let Some(rule) = &self.rule {
                 c.args(["--rule", rule]);
+            }
+            if let Some(size) = &self.chunk_size {
+                c.args(["--chunk-size", size]);
             }
         }
         for o in &self.options {
@@ -304,6 +333,17 @@ impl Mount {
         self.mount();
     }
 
+    /// Ends ssefs by SIGTERM, which unmounts cleanly too; [`Mount::mount`] brings it back.
+    #[track_caller]
+    pub fn terminate(&mut self) {
+        if !plain() {
+            let pid = self.pid();
+            self.signal(libc::SIGTERM);
+            self.wait_gone(pid);
+            assert!(!is_mounted(&self.path()), "still mounted after SIGTERM");
+        }
+    }
+
     /// Kills ssefs without warning and takes the dead mount away; [`Mount::mount`] brings it back.
     #[track_caller]
     pub fn kill9(&mut self) {
@@ -359,9 +399,9 @@ impl Mount {
     /// Ends the connection when a test takes far too long, so that a call that hangs in it fails instead.
     fn arm_watchdog(&mut self) {
         let (tx, rx) = mpsc::channel::<()>();
-        let (path, folder) = (self.path(), self.folder());
+        let (path, folder, limit) = (self.path(), self.folder(), self.limit);
         std::thread::spawn(move || {
-            if rx.recv_timeout(COMMAND_LIMIT) == Err(mpsc::RecvTimeoutError::Timeout) {
+            if rx.recv_timeout(limit) == Err(mpsc::RecvTimeoutError::Timeout) {
                 eprintln!("the test is stuck: killing the ssefs of {}", path.display());
                 let pid = fs::read(folder.join("lock"))
                     .ok()

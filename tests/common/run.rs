@@ -55,13 +55,19 @@ impl Ran {
 /// them open) and kills it when it is stuck.
 #[track_caller]
 pub fn run(cmd: &mut Command) -> Ran {
+    run_within(cmd, COMMAND_LIMIT)
+}
+
+/// As [`run`], for programs that take their time.
+#[track_caller]
+pub fn run_within(cmd: &mut Command, limit: Duration) -> Ran {
     let dir = tempfile::tempdir().expect("temporary directory");
     let (out, err) = (dir.path().join("out"), dir.path().join("err"));
     cmd.stdin(Stdio::null());
     cmd.stdout(File::create(&out).unwrap()).stderr(File::create(&err).unwrap());
     let what = format!("{cmd:?}");
     let mut child = cmd.spawn().unwrap_or_else(|e| panic!("{what}: {e}"));
-    let status = wait(&mut child, COMMAND_LIMIT);
+    let status = wait(&mut child, limit);
     let text = |p: &Path| String::from_utf8_lossy(&fs::read(p).unwrap_or_default()).into_owned();
     let Some(status) = status else {
         let _ = child.kill();

@@ -40,6 +40,12 @@ pub fn lseek(f: &File, offset: u64, whence: i32) -> io::Result<u64> {
     check(unsafe { libc::lseek(f.as_raw_fd(), offset as i64, whence) })
 }
 
+/// flock(2): alone, waiting; until the file is closed.
+pub fn flock(f: &File) -> io::Result<()> {
+    // SAFETY: no memory is passed.
+    check(unsafe { libc::flock(f.as_raw_fd(), libc::LOCK_EX) }).map(drop)
+}
+
 pub fn truncate(path: impl AsRef<Path>, len: i64) -> io::Result<()> {
     let p = cstr(path.as_ref());
     // SAFETY: the string ends with NUL.

@@ -225,6 +225,9 @@ pub fn differences(left: &Path, right: &Path, by: Compare) -> Vec<String> {
                 format!("{}.{:09}", y.mtime(), y.mtime_nsec()),
             );
         }
+        if by.hard_links && !x.is_dir() {
+            differ("links", x.nlink().to_string(), y.nlink().to_string());
+        }
         let kind = x.file_type();
         if kind.is_char_device() || kind.is_block_device() {
             differ("device", x.rdev().to_string(), y.rdev().to_string());

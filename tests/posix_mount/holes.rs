@@ -6,6 +6,7 @@ use crate::tree::Dice;
 use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::os::unix::fs::{FileExt, MetadataExt};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 const MIB: u64 = 1 << 20;
 const PUNCH: i32 = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
@@ -231,4 +232,42 @@ fn blocks_count_what_was_written_before_it_is_on_disk() {
     m.remount();
     let s = fs::metadata(m.at("f")).unwrap();
     assert!((MIB..MIB + MIB / 8).contains(&(s.blocks() * 512)));
+}
+
+/// A file may grow after a commit has taken its size and before the commit has written what vouches for the size. Each
+/// file here grows through a few commits, so that for some of the many that moment is the last change.
+#[test]
+fn r61_files_that_grow_while_commits_run_are_whole_after_a_remount() {
+    let mut m = Mount::new("AES256");
+    let dir = File::open(m.path()).unwrap();
+    let (files, steps, done) = (80, 50, AtomicBool::new(false));
+    let content = |i: u64| if i % 2 == 0 { Dice::new(i).bytes(5000) } else { vec![] };
+    std::thread::scope(|s| {
+        let grow = s.spawn(|| {
+            for i in 0..files {
+                let f = sys::open(m.at(format!("f{i}")), libc::O_RDWR | libc::O_CREAT, 0o644).unwrap();
+                f.write_all_at(&content(i), 0).unwrap();
+                (1..=steps).for_each(|n| f.set_len(5000 + n).unwrap());
+            }
+        });
+        // Something to seal makes the moment longer.
+        s.spawn(|| {
+            let hog = File::create(m.at("hog")).unwrap();
+            let bytes = Dice::new(1).bytes(200_000);
+            for at in (0..40).cycle().take_while(|_| !done.load(Ordering::Relaxed)) {
+                hog.write_all_at(&bytes, at * 100_000).unwrap();
+            }
+        });
+        while !grow.is_finished() {
+            dir.sync_all().unwrap();
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    drop(dir);
+    m.remount();
+    for i in 0..files {
+        let mut want = content(i);
+        want.resize(5000 + steps as usize, 0);
+        assert!(fs::read(m.at(format!("f{i}"))).unwrap_or_else(|e| panic!("f{i}: {e}")) == want, "f{i}");
+    }
 }

@@ -3,6 +3,8 @@
 
 #[path = "../common/mount.rs"]
 mod mount;
+#[path = "../common/random_ops.rs"]
+mod random_ops;
 #[path = "../common/run.rs"]
 mod run;
 #[path = "../common/sys.rs"]
