@@ -10,7 +10,7 @@ use super::put::{Seal, cipher_code, method_code, place_tag};
 use super::rows::{Gathered, Rows};
 use super::settings;
 use super::write::Jobs;
-use super::{Bucket, BucketError, Done};
+use super::{Bucket, BucketError, Done, Waiter};
 use crate::catalog::{InodeRow, SealRow};
 use crate::log::PutRecord;
 
@@ -44,8 +44,9 @@ impl Bucket {
                         break;
                     }
                 }
-                let short = !ctl.waiters.is_empty() && !ctl.stop && !ctl.full && !ctl.wanted;
-                (ctl.wanted, ctl.full) = (false, false);
+                let somebody = !ctl.waiters.is_empty() && !ctl.waiters.iter().any(|w| w.committed);
+                let short = somebody && !ctl.stop && !ctl.wanted;
+                ctl.wanted = false;
                 (ctl.stop, short)
             };
             if let Err(e) = self.commit_once(short) {
@@ -60,21 +61,27 @@ impl Bucket {
 
     fn answer_waiters(&self) {
         let durable = self.durable.load(Ordering::Acquire);
+        let committed = self.committed.load(Ordering::Acquire);
         let health = self.sound();
-        let ready: Vec<(u64, Done)> = {
+        let ready: Vec<Waiter> = {
             let mut ctl = self.ctl.lock();
-            let (ready, rest): (Vec<_>, Vec<_>) =
-                std::mem::take(&mut ctl.waiters).into_iter().partition(|w| health.is_err() || w.0 <= durable);
+            let (ready, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut ctl.waiters)
+                .into_iter()
+                .partition(|w| health.is_err() || w.epoch <= if w.committed { committed } else { durable });
             ctl.waiters = rest;
             ready
         };
-        for (_, done) in ready {
-            done(self.sound());
+        for waiter in ready {
+            (waiter.done)(self.sound());
         }
     }
 
     /// Call `done` when everything that was acknowledged before is durable.
     pub fn sync(&self, done: Done) {
+        self.wait_for(false, done);
+    }
+
+    fn wait_for(&self, committed: bool, done: Done) {
         if let Err(e) = self.sound() {
             done(Err(e));
             return;
@@ -85,17 +92,17 @@ impl Bucket {
             done(Err(BucketError::Failed("the bucket is closed".into())));
             return;
         }
-        ctl.waiters.push((self.epoch.load(Ordering::Acquire), done));
+        ctl.waiters.push(Waiter { epoch: self.epoch.load(Ordering::Acquire), committed, done });
         self.ctl_changed.notify_one();
     }
 
     /// Make everything acknowledged durable in the catalog, and wait for it.
     pub fn commit(&self) -> Result<(), BucketError> {
-        self.ctl.lock().full = true;
         let (tx, rx) = crossbeam_channel::bounded(1);
-        self.sync(Box::new(move |r| {
+        let done = move |r| {
             let _ = tx.send(r);
-        }));
+        };
+        self.wait_for(true, Box::new(done));
         rx.recv().unwrap_or_else(|_| Err(BucketError::Failed("the bucket is closed".into())))
     }
 
@@ -111,7 +118,7 @@ impl Bucket {
     /// `short`: somebody waits, and an intent will do if it can carry what has changed.
     fn commit_once(self: &Arc<Self>, short: bool) -> Result<(), BucketError> {
         self.sound()?;
-        let short = short && self.chain.lock().may_grow(self.commit_interval);
+        let short = short && self.chain.lock().may_grow(self.commit_interval) && self.space.is_ample();
         if !short {
             self.reap_some()?;
         }
@@ -124,6 +131,9 @@ impl Bucket {
             if !has_changes() {
                 let epoch = self.epoch.fetch_add(1, Ordering::AcqRel);
                 self.durable.store(epoch, Ordering::Release);
+                if !short {
+                    self.committed.store(epoch, Ordering::Release);
+                }
                 return Ok(());
             }
         }
@@ -144,15 +154,12 @@ impl Bucket {
             if before > EARLY_SYNC_BYTES {
                 self.log.sync()?;
             }
-        } else {
-            // So little is sealed here and at once: waking the pool would take longer.
-            jobs.run_here();
         }
 
         // 2. The instant: no I/O, no sealing.
         let names = self.gate.close_names();
         let mut frozen = Vec::new();
-        let (epoch, settings_changed) = {
+        let (epoch, settings_changed, floor) = {
             let _all = self.gate.freeze();
             let list = std::mem::take(&mut *self.changed.lock());
             for inode in list {
@@ -178,11 +185,15 @@ impl Bucket {
                 drop(st);
                 frozen.push(f);
             }
-            (self.epoch.fetch_add(1, Ordering::AcqRel), self.settings_changed.swap(false, Ordering::AcqRel))
+            let settings_changed = self.settings_changed.swap(false, Ordering::AcqRel);
+            (self.epoch.fetch_add(1, Ordering::AcqRel), settings_changed, self.sealing_floor())
         };
-        let floor = self.log.active_segment().unwrap_or_else(|| self.log.next_id());
 
         // 3. The frozen rest is sealed; each map holds still until it has been taken down.
+        if frozen.iter().filter_map(|f| f.batch.as_ref()).map(|(b, _)| b.bytes).sum::<usize>() <= HERE_BYTES_MAX {
+            // So little is sealed here and at once: waking the pool would take longer.
+            jobs.run_here();
+        }
         for f in &frozen {
             if let Some((batch, seal)) = &f.batch {
                 if batch.complete() {
@@ -210,16 +221,17 @@ impl Bucket {
         }
         let mut chain = self.chain.lock();
         let carried = chain.take_carried();
-        gathered.puts.splice(0..0, carried.puts);
         let number = {
             let mut c = self.counters.lock();
             c.commit += 1;
             c.next_segment = self.log.next_id();
             c.commit
         };
-        self.tell_log(number, &gathered.puts)?;
+        self.tell_puts(number, &gathered.puts)?;
+        self.tell_commit(number, carried.puts + gathered.puts.len() as u32)?;
         let end = self.log.sync()?;
-        self.put_segments(&mut touched, floor)?;
+        // Exactly what is durable: the next intent's flushes are looked for behind it.
+        self.put_segments(&mut touched, floor, Some(end))?;
         let empty = self.empty_segments(floor);
         {
             let tx = self.catalog().lock();
@@ -245,7 +257,8 @@ impl Bucket {
         // 4. Durable; only then is anybody told, and only then may the log give away what this epoch dropped.
         self.catalog().sync()?;
         self.durable.store(epoch, Ordering::Release);
-        chain.begin(number, end);
+        self.committed.store(epoch, Ordering::Release);
+        chain.begin(number, end, short);
         drop(chain);
         self.answer_waiters();
         gathered.freed.extend(carried.freed);

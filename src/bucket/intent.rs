@@ -9,45 +9,53 @@ use std::time::{Duration, Instant};
 use super::inode::Freed;
 use super::rows::Gathered;
 use super::{Bucket, BucketError};
-use crate::log::{IntentRecord, PutRecord};
-use crate::types::Location;
+use crate::log::IntentRecord;
+use crate::types::{BLOCK, Location};
 
-/// With more bytes of intents behind a commit, the next sync is a commit: opening a bucket reads them all.
-const CHAIN_BYTES_MAX: u64 = 64 << 20;
+/// With more bytes of intents behind a commit, the next sync is a commit: opening a bucket reads them all, and its
+/// transaction must find room on a disk that may be full.
+const CHAIN_BYTES_MAX: u64 = 8 << 20;
 
-/// What an intent leaves for the next commit to do.
+/// What intents leave for the next commit to do.
 #[derive(Default)]
 pub struct Carried {
-    pub puts: Vec<PutRecord>,
+    /// PUTs that were told with them.
+    pub puts: u32,
     pub freed: Vec<Freed>,
 }
 
 /// The intents behind the last commit. Only the committer looks at it.
 pub struct Chain {
     commit: u64,
+    /// When the first was made.
     begun: Instant,
-    /// Intents since then, and their bytes.
     n: u32,
     bytes: u64,
     /// The log is durable up to here.
     durable: Location,
+    /// The last commit was made where an intent had been meant to do, without what a commit does beside: one is due.
+    owed: bool,
     carried: Carried,
 }
 
 impl Chain {
     /// Nothing follows `commit`, which is durable, as is the log up to `durable`.
     pub fn new(commit: u64, durable: Location) -> Chain {
-        Chain { commit, begun: Instant::now(), n: 0, bytes: 0, durable, carried: Carried::default() }
+        Chain { commit, begun: Instant::now(), n: 0, bytes: 0, durable, owed: false, carried: Carried::default() }
     }
 
     /// A commit is durable, and the chain begins anew.
-    pub fn begin(&mut self, commit: u64, durable: Location) {
-        *self = Chain::new(commit, durable);
+    pub fn begin(&mut self, commit: u64, durable: Location, owed: bool) {
+        *self = Chain { owed, ..Chain::new(commit, durable) };
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.n == 0
     }
 
     /// Whether one more intent may follow: not when a commit is due.
     pub fn may_grow(&self, interval: Duration) -> bool {
-        self.bytes < CHAIN_BYTES_MAX && self.n < u32::MAX && self.begun.elapsed() < interval
+        !self.owed && self.bytes < CHAIN_BYTES_MAX && (self.is_empty() || self.begun.elapsed() < interval)
     }
 
     pub fn synced(&mut self, end: Location) {
@@ -73,14 +81,21 @@ impl Bucket {
         touched: &mut BTreeSet<u32>,
         floor: u32,
     ) -> Result<bool, BucketError> {
-        self.put_segments(touched, floor)?;
+        self.put_segments(touched, floor, None)?;
         let redo = self.catalog().lock().take_redo();
         if redo.unfit {
             return Ok(false);
         }
         let mut chain = self.chain.lock();
+        if chain.is_empty() {
+            chain.begun = Instant::now();
+        }
         chain.n += 1;
-        chain.bytes += redo.packed.len() as u64;
+        // With what the flush adds to it.
+        chain.bytes += redo.packed.len() as u64 + BLOCK as u64;
+        chain.carried.puts += gathered.puts.len() as u32;
+        chain.carried.freed.append(&mut gathered.freed);
+        self.tell_puts(chain.commit + 1, &gathered.puts)?;
         let intent = IntentRecord {
             commit: chain.commit,
             n: chain.n,
@@ -88,8 +103,6 @@ impl Bucket {
             changes: redo.changes,
             packed: redo.packed,
         };
-        chain.carried.puts.append(&mut gathered.puts);
-        chain.carried.freed.append(&mut gathered.freed);
         let mut packed = Vec::with_capacity(intent.packed.len() + 64);
         intent.pack(&mut packed);
         self.log.append_record(&packed)?;

@@ -83,13 +83,19 @@ pub struct StatFs {
     pub namelen: u32,
 }
 
+/// Somebody who asked for a sync.
+struct Waiter {
+    /// The epoch that must be durable.
+    epoch: u64,
+    /// An intent will not do: the catalog itself must hold it.
+    committed: bool,
+    done: Done,
+}
+
 #[derive(Default)]
 struct Control {
-    /// Syncs asked for, with the epoch that each needs.
-    waiters: Vec<(u64, Done)>,
+    waiters: Vec<Waiter>,
     wanted: bool,
-    /// An intent will not do: the catalog itself must be committed.
-    full: bool,
     stop: bool,
 }
 
@@ -133,6 +139,8 @@ pub struct Bucket {
     /// The epoch open for changes, and the last one that is durable.
     epoch: AtomicU64,
     durable: AtomicU64,
+    /// The last epoch that is durable in the catalog.
+    committed: AtomicU64,
     pins: pins::Pins,
     segments: Mutex<BTreeMap<u32, SegmentRow>>,
     reclaim: reclaim::Reclaim,

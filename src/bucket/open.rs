@@ -434,6 +434,7 @@ impl Bucket {
             reap: Mutex::new(Vec::new()),
             epoch: AtomicU64::new(1),
             durable: AtomicU64::new(0),
+            committed: AtomicU64::new(0),
             pins: super::pins::Pins::default(),
             segments: Mutex::new(segments),
             reclaim,
@@ -503,6 +504,10 @@ impl Bucket {
 
     /// The reclaim thread may have written rows after the last commit.
     fn finish(&self) -> Result<(), BucketError> {
+        if !self.chain.lock().is_empty() {
+            // The next opening makes these changes again; a commit without a number of its own would be in the way.
+            return Err(BucketError::Invalid("the last commit left intents behind"));
+        }
         let tx = self.catalog().lock();
         tx.commit()?;
         drop(tx);

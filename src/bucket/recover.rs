@@ -17,9 +17,11 @@ fn newest_commit(files: &SegmentFiles, key: &MacKey, id: u32, from: u64) -> Resu
     let mut newest = 0;
     for flush in scan_flushes(files, key, id, from)? {
         for r in flush.records {
-            if let Record::Commit(c) = r {
+            match r {
                 // c.durable was on disk when this was written; c.number itself may have been cut off by a crash.
-                newest = newest.max(c.durable).max(c.number.saturating_sub(1));
+                Record::Commit(c) => newest = newest.max(c.durable).max(c.number.saturating_sub(1)),
+                Record::Intent(i) => newest = newest.max(i.commit),
+                _ => {}
             }
         }
     }
@@ -101,7 +103,7 @@ pub fn segments(
 }
 
 /// A segment whose creation a power cut interrupted: its header never reached the disk.
-fn torn_at_birth(files: &SegmentFiles, id: u32, len: u64) -> Result<bool, BucketError> {
+pub fn torn_at_birth(files: &SegmentFiles, id: u32, len: u64) -> Result<bool, LogError> {
     if len < BLOCK as u64 {
         return Ok(true);
     }

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::BucketError;
+use super::recover::{GONE_BACK, torn_at_birth};
 use super::settings::Stored;
 use crate::catalog::{Catalog, SegmentRow};
 use crate::crypto::secret::MacKey;
@@ -59,19 +60,10 @@ impl Trail<'_> {
     /// Whether the flush at a position is whole, and where it ends; None if there is none.
     fn flush(&mut self, at: Location) -> Result<Option<(bool, u64)>, LogError> {
         if !self.flushes.contains_key(&at.segment) {
-            let ours = match read_header(self.files, self.key, at.segment) {
-                Ok(h) => h.open_id == *self.open_id,
-                Err(LogError::Newer { .. }) => return Ok(None),
-                Err(LogError::Io { source, .. }) if source.kind() != std::io::ErrorKind::UnexpectedEof => {
-                    return Err(LogError::Io { path: self.files.path(at.segment), source });
-                }
-                Err(_) => false,
-            };
-            let found = if ours {
+            let found = match is_of(self.files, self.key, at.segment, self.open_id)? {
                 // Those that end behind the position.
-                scan_flushes(self.files, self.key, at.segment, at.position as u64)?
-            } else {
-                Vec::new()
+                true => scan_flushes(self.files, self.key, at.segment, at.position as u64)?,
+                false => Vec::new(),
             };
             self.flushes.insert(at.segment, found.into_iter().map(|f| (f.start, f)).collect());
         }
@@ -119,6 +111,25 @@ pub fn make_again(
     Ok(true)
 }
 
+/// Whether a segment belongs to an opening. One that a power cut tore while it was made belongs to none.
+///
+/// # Errors
+/// Whatever else keeps its header from being read: taken for the end of the log, it would hide what was acknowledged.
+fn is_of(files: &SegmentFiles, key: &MacKey, id: u32, open_id: &OpenId) -> Result<bool, LogError> {
+    match read_header(files, key, id) {
+        Ok(h) => Ok(h.open_id == *open_id),
+        Err(LogError::Missing(_)) => Ok(false),
+        Err(LogError::Io { source, .. }) if source.kind() == std::io::ErrorKind::UnexpectedEof => Ok(false),
+        Err(e) => {
+            if torn_at_birth(files, id, files.len(id)?)? {
+                Ok(false)
+            } else {
+                Err(e)
+            }
+        }
+    }
+}
+
 /// The intents that follow `commit`, made by the opening `open_id`.
 ///
 /// # Errors
@@ -136,17 +147,21 @@ fn find(
     };
     let known: BTreeMap<u32, u64> = rows.iter().map(|r| (r.id, r.bytes)).collect();
     let mut told: BTreeMap<u32, (IntentRecord, u32, u64)> = BTreeMap::new();
+    let mut settled = false;
     for (id, len) in files.list()? {
         let from = known.get(&id).copied().unwrap_or(0);
-        // What is wrong with other segments is found when they are compared with the rows.
-        if len <= from || !read_header(files, key, id).is_ok_and(|h| h.open_id == *open_id) {
+        if len <= from || !is_of(files, key, id, open_id)? {
             continue;
         }
+        // A process that was killed may not have synced what it wrote, and then the catalog must not name it; and what a
+        // failed sync left in memory may not be on disk.
+        files.settle(id)?;
+        settled = true;
         for flush in scan_flushes(files, key, id, from)? {
             for record in flush.records {
                 let Record::Intent(i) = record else { continue };
                 if i.commit > commit {
-                    return altered("the catalog and its log", super::recover::GONE_BACK);
+                    return altered("the catalog and its log", GONE_BACK);
                 }
                 if i.commit == commit && told.insert(i.n, (i, id, flush.end)).is_some() {
                     return altered("the log", ALTERED);
@@ -154,20 +169,29 @@ fn find(
             }
         }
     }
+    if settled {
+        files.sync_dir()?;
+    }
     let mut trail = Trail { files, key, open_id, flushes: BTreeMap::new(), verified: None, ends: BTreeMap::new() };
     let mut found = Found::default();
     let last = told.keys().next_back().copied();
     for (n, (intent, segment, end)) in told {
-        let stands = n as usize == found.intents.len() + 1 && trail.reaches(intent.from, segment, end)?;
-        if !stands {
-            // The newest may be torn: nobody was told of it. One behind it was written when it was durable.
-            if Some(n) != last || n as usize != found.intents.len() + 1 {
-                return altered("the log", ALTERED);
-            }
+        if n as usize != found.intents.len() + 1 {
+            return altered("the log", ALTERED);
+        }
+        // One behind it was written when it was durable; only the newest may be torn, and then nobody was told of it.
+        if Some(n) == last && !trail.reaches(intent.from, segment, end)? {
+            log::warn!(
+                "bucket {name}: the sync that was under way when it ended (intent {n} of commit {commit}) is not whole; the \
+                 bucket is as it was before it"
+            );
             break;
         }
-        found.ends = trail.ends.clone();
+        found.ends.insert(segment, end);
         found.intents.push(intent);
+    }
+    if last.is_some_and(|n| n as usize == found.intents.len()) {
+        found.ends.append(&mut trail.ends);
     }
     Ok(found)
 }

@@ -7,6 +7,7 @@ use super::map::NodeWrite;
 use super::{Bucket, BucketError};
 use crate::catalog::{InodeRow, SealRow, SegmentRow};
 use crate::log::{CommitRecord, KekRecord, PutRecord, pack_puts};
+use crate::types::Location;
 
 /// Inodes whose rows are written between two chances for readers to take the catalog.
 const ROWS_AT_ONCE: usize = 64;
@@ -34,7 +35,8 @@ pub(super) struct Gathered {
 }
 
 impl Bucket {
-    pub(super) fn tell_log(&self, number: u64, puts: &[PutRecord]) -> Result<(), BucketError> {
+    /// Tell the log the PUTs of the commit of this number.
+    pub(super) fn tell_puts(&self, number: u64, puts: &[PutRecord]) -> Result<(), BucketError> {
         let mut packed = Vec::new();
         for some in puts.chunks(PUTS_AT_ONCE) {
             let keks: Vec<KekRecord> = self
@@ -53,8 +55,12 @@ impl Bucket {
             pack_puts(&mut packed, number, &keks, some);
             self.log.append_record(&packed)?;
         }
-        packed.clear();
-        CommitRecord { number, durable: number - 1, puts: puts.len() as u32, root: [0; 32] }.pack(&mut packed);
+        Ok(())
+    }
+
+    pub(super) fn tell_commit(&self, number: u64, puts: u32) -> Result<(), BucketError> {
+        let mut packed = Vec::new();
+        CommitRecord { number, durable: number - 1, puts, root: [0; 32] }.pack(&mut packed);
         Ok(self.log.append_record(&packed)?)
     }
 
@@ -117,18 +123,28 @@ impl Bucket {
         delta.keys().copied().collect()
     }
 
-    /// Write the rows of segments that were counted or have grown.
-    pub(super) fn put_segments(&self, touched: &mut BTreeSet<u32>, floor: u32) -> Result<(), BucketError> {
+    /// Write the rows of segments that were counted or have grown, as far as `end` where it is given.
+    pub(super) fn put_segments(
+        &self,
+        touched: &mut BTreeSet<u32>,
+        floor: u32,
+        end: Option<Location>,
+    ) -> Result<(), BucketError> {
         let tx = self.catalog().lock();
         let mut segments = self.segments.lock();
         for (id, bytes) in self.log.lengths() {
+            let bytes = match end {
+                Some(end) if id > end.segment => continue,
+                Some(end) if id == end.segment => end.position as u64,
+                _ => bytes,
+            };
             let s = segments.entry(id).or_insert(SegmentRow { id, bytes: 0, live: 0 });
             if s.bytes != bytes {
                 s.bytes = bytes;
                 touched.insert(id);
             }
         }
-        for id in touched.iter() {
+        for id in touched.iter().filter(|id| end.is_none_or(|end| **id <= end.segment)) {
             if let Some(s) = segments.get(id) {
                 tx.put_segment(s)?;
             }
@@ -136,6 +152,13 @@ impl Bucket {
         // Lengths of segments that are closed never change again.
         self.log.forget_lengths(floor);
         Ok(())
+    }
+
+    /// Segments below this one are closed, and no conversion has sealed into them what no map shows yet. Asked with
+    /// everybody held out: a conversion that ends right after would take its hold along.
+    pub(super) fn sealing_floor(&self) -> u32 {
+        let active = self.log.active_segment().unwrap_or_else(|| self.log.next_id());
+        self.reclaim.holds.lock().iter().min().map_or(active, |held| active.min(*held))
     }
 
     /// The closed segments in which nothing is live.

@@ -35,6 +35,11 @@ impl Space {
         Space { dir, free: AtomicU64::new(0), admitted: AtomicU64::new(u64::MAX / 2) }
     }
 
+    /// Whether there is so much room that nobody need save any.
+    pub fn is_ample(&self) -> bool {
+        self.free.load(Ordering::Relaxed).saturating_sub(self.admitted.load(Ordering::Relaxed)) > 2 * RESERVE_BYTES
+    }
+
     /// May `bytes` more be taken, with `under_way` acknowledged and not yet on disk?
     pub fn admit(&self, bytes: u64, under_way: u64) -> Result<(), BucketError> {
         let (new, bytes) = (bytes, bytes.saturating_add(under_way));

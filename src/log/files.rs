@@ -146,6 +146,18 @@ impl SegmentFiles {
         f.sync_data().map_err(|e| self.io(id, e))
     }
 
+    /// Make what is in a segment durable, and forget what the kernel has of it: reading it then shows the disk.
+    ///
+    /// # Errors
+    /// Those of opening and of fdatasync(2).
+    pub fn settle(&self, id: u32) -> Result<(), LogError> {
+        let file = self.reader(id)?;
+        file.sync_data().map_err(|e| self.io(id, e))?;
+        // SAFETY: advice about a descriptor we own. It may fail, and then only what it would have helped is lost.
+        unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
+        Ok(())
+    }
+
     pub fn sync_dir(&self) -> Result<(), LogError> {
         let at = |source| LogError::Io { path: self.dir.clone(), source };
         File::open(&self.dir).map_err(at)?.sync_all().map_err(at)
