@@ -66,7 +66,13 @@ impl Bucket {
     }
 
     pub fn attr(&self, ino: u64) -> Result<InodeRow, BucketError> {
-        Ok(self.inode(ino)?.state.lock().shown())
+        if let Some(inode) = self.table.get(ino) {
+            return Ok(inode.state.lock().shown());
+        }
+        // Not in memory, so as the catalog has it; a listing of many files need not bring them all. What changes it from
+        // here on comes through the kernel, which then passes this answer over.
+        self.catalog().warm();
+        self.catalog().lock().inode(ino)?.ok_or_else(|| BucketError::NotFound(format!("inode {ino}")))
     }
 
     pub fn set_attr(&self, ino: u64, set: &SetAttr) -> Result<InodeRow, BucketError> {
@@ -170,6 +176,7 @@ impl Bucket {
 
     /// Entries of a directory in name order, behind `after`.
     pub fn entries(&self, dir: u64, after: &[u8], most: usize) -> Result<Vec<Dirent>, BucketError> {
+        self.catalog().warm();
         Ok(self.catalog().lock().entries(dir, after, most)?)
     }
 

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
 
 use parking_lot::{Mutex, MutexGuard};
 use rusqlite::{Connection, OpenFlags};
@@ -18,6 +19,13 @@ const WAL_BYTES_MAX: u64 = 32 << 20;
 /// Page cache of the writing connection, KiB.
 const CACHE_KIB: i64 = 48 * 1024;
 
+/// Each connection is behind a mutex of ours: SQLite's own would be taken for nothing, at every call.
+const FLAGS: OpenFlags = OpenFlags::SQLITE_OPEN_READ_WRITE.union(OpenFlags::SQLITE_OPEN_NO_MUTEX);
+/// The first bytes of the main file that are read ahead when rows are looked for that are not in memory.
+const WARM_BYTES: i64 = 64 << 20;
+/// Seconds before they are read ahead again.
+const WARM_EVERY: u64 = 10;
+
 /// One bucket's catalog.
 pub struct Catalog {
     path: PathBuf,
@@ -29,6 +37,11 @@ pub struct Catalog {
     changes: AtomicU64,
     /// Changed under the writer's lock.
     pub(super) redo: Mutex<Redo>,
+    opened: Instant,
+    /// Seconds since then at which the file was last read ahead, plus one.
+    warmed: AtomicU64,
+    /// For reading ahead only. The last to be closed: closing it drops the locks that SQLite has on the file.
+    main: File,
 }
 
 /// The writing connection, locked. Writes begin the epoch's transaction when none is open.
@@ -65,7 +78,7 @@ impl Catalog {
     pub fn create(path: &Path, fill: impl FnOnce(&Tx) -> Result<(), CatalogError>) -> Result<(), CatalogError> {
         use std::os::unix::fs::OpenOptionsExt;
         std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-        let conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        let conn = Connection::open_with_flags(path, FLAGS)?;
         conn.pragma_update(None, "page_size", 4096)?;
         configure(&conn)?;
         conn.pragma_update(None, "application_id", APPLICATION_ID)?;
@@ -86,7 +99,7 @@ impl Catalog {
             return Err(CatalogError::Missing(path.to_owned()));
         }
         let damaged = |e: rusqlite::Error| CatalogError::Damaged { path: path.to_owned(), why: e.to_string() };
-        let conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(damaged)?;
+        let conn = Connection::open_with_flags(path, FLAGS).map_err(damaged)?;
         let app: i64 = conn.pragma_query_value(None, "application_id", |r| r.get(0)).map_err(damaged)?;
         let version: i64 = conn.pragma_query_value(None, "user_version", |r| r.get(0)).map_err(damaged)?;
         if app != APPLICATION_ID {
@@ -113,7 +126,7 @@ impl Catalog {
         // One harmless write makes sure that the -wal file exists before we take our own descriptor of it.
         conn.execute_batch("BEGIN IMMEDIATE; PRAGMA user_version = 1; COMMIT")?;
         let wal = File::open(wal_path(path))?;
-        let checkpointer = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        let checkpointer = Connection::open_with_flags(path, FLAGS)?;
         configure(&checkpointer)?;
         checkpointer.pragma_update(None, "cache_size", -1024)?;
         Ok(Catalog {
@@ -124,6 +137,9 @@ impl Catalog {
             failed: AtomicBool::new(false),
             changes: AtomicU64::new(0),
             redo: Mutex::default(),
+            opened: Instant::now(),
+            warmed: AtomicU64::new(0),
+            main: File::open(path)?,
         })
     }
 
@@ -159,6 +175,20 @@ impl Catalog {
             return Err(std::io::Error::last_os_error().into());
         }
         Ok(())
+    }
+
+    /// Have the kernel read the main file ahead, unless that was done a moment ago. A cold walk over names and inodes would
+    /// otherwise wait for the disk once a page.
+    pub fn warm(&self) {
+        let now = self.opened.elapsed().as_secs() + 1;
+        let last = self.warmed.load(Ordering::Relaxed);
+        if last != 0 && now < last + WARM_EVERY {
+            return;
+        }
+        if self.warmed.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+            // SAFETY: advice about a descriptor we own.
+            unsafe { libc::posix_fadvise(self.main.as_raw_fd(), 0, WARM_BYTES, libc::POSIX_FADV_WILLNEED) };
+        }
     }
 
     /// What is committed now, to be read at leisure: later commits do not show in it. While it lives the -wal file cannot

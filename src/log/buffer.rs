@@ -1,7 +1,7 @@
 //! One flush in the making: a block-aligned buffer that many threads seal into at once, each into its own slot.
 //! Every `unsafe` of the log is here, and rests on one fact: slots never overlap, and nobody writes a slot after it is finished.
 
-use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
+use std::alloc::{Layout, alloc, alloc_zeroed, dealloc, handle_alloc_error};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -23,14 +23,39 @@ unsafe impl Sync for Aligned {}
 
 impl Aligned {
     pub fn new(bytes: usize) -> Aligned {
-        let layout =
-            Layout::from_size_align(bytes.next_multiple_of(BLOCK), BLOCK).unwrap_or(Layout::new::<[u8; BLOCK]>());
-        // SAFETY: the layout is not of size zero.
-        let raw = unsafe { alloc(layout) };
-        match NonNull::new(raw) {
+        Self::allocate(bytes, |layout| {
+            // SAFETY: the layout is not of size zero.
+            unsafe { alloc(layout) }
+        })
+    }
+
+    pub fn zeroed(bytes: usize) -> Aligned {
+        Self::allocate(bytes, |layout| {
+            // SAFETY: the layout is not of size zero.
+            unsafe { alloc_zeroed(layout) }
+        })
+    }
+
+    fn allocate(bytes: usize, how: impl Fn(Layout) -> *mut u8) -> Aligned {
+        let size = bytes.max(1).next_multiple_of(BLOCK);
+        let layout = Layout::from_size_align(size, BLOCK).unwrap_or(Layout::new::<[u8; BLOCK]>());
+        match NonNull::new(how(layout)) {
             Some(ptr) => Aligned { ptr, bytes: layout.size() },
             None => handle_alloc_error(layout),
         }
+    }
+
+    pub fn len(&self) -> usize {
+        self.bytes
+    }
+
+    /// All bytes of memory that was made zeroed.
+    ///
+    /// # Safety
+    /// Made by [`Aligned::zeroed`].
+    pub unsafe fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: in bounds and initialised by the caller's promise; &mut self makes the borrow exclusive.
+        unsafe { std::slice::from_raw_parts_mut(self.ptr.as_ptr(), self.bytes) }
     }
 }
 

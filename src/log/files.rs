@@ -10,19 +10,62 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::LogError;
+use super::buffer::Aligned;
+use crate::types::BLOCK;
 
 /// Segment files kept open for reading at most.
 const OPEN_FILES_MAX: usize = 512;
+
+/// Reads of this many bytes go past the page cache: the kernel caches what is made of them, and would keep both.
+const DIRECT_BYTES_MIN: usize = 128 << 10;
+
+/// Read what lies in whole blocks around the wanted bytes, which may begin and end anywhere.
+fn read_direct(f: &File, position: u64, out: &mut [u8]) -> std::io::Result<()> {
+    thread_local! {
+        static MEMORY: std::cell::RefCell<Option<Aligned>> = const { std::cell::RefCell::new(None) };
+    }
+    let start = position / BLOCK as u64 * BLOCK as u64;
+    let skip = (position - start) as usize;
+    let bytes = (skip + out.len()).next_multiple_of(BLOCK);
+    MEMORY.with_borrow_mut(|memory| {
+        let memory = match memory {
+            Some(m) if m.len() >= bytes => m,
+            m => m.insert(Aligned::zeroed(bytes)),
+        };
+        // SAFETY: made zeroed above.
+        let block = unsafe { &mut memory.bytes_mut()[..bytes] };
+        let mut have = 0;
+        while have < skip + out.len() {
+            match f.read_at(&mut block[have..], start + have as u64) {
+                Ok(0) => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+                Ok(n) => have += n,
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+            if have % BLOCK != 0 {
+                // The file ends in the middle of a block: nothing behind it can be read this way.
+                break;
+            }
+        }
+        if have < skip + out.len() {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        out.copy_from_slice(&block[skip..skip + out.len()]);
+        Ok(())
+    })
+}
 
 /// The folder `seg` of a bucket.
 pub struct SegmentFiles {
     dir: PathBuf,
     open: Mutex<HashMap<u32, Arc<File>>>,
+    /// The same past the page cache; None where the disk cannot.
+    direct: Mutex<HashMap<u32, Option<Arc<File>>>>,
 }
 
 impl SegmentFiles {
     pub fn new(dir: PathBuf) -> SegmentFiles {
-        SegmentFiles { dir, open: Mutex::new(HashMap::new()) }
+        SegmentFiles { dir, open: Mutex::default(), direct: Mutex::default() }
     }
 
     pub fn dir(&self) -> &Path {
@@ -90,8 +133,33 @@ impl SegmentFiles {
         Ok(f)
     }
 
+    fn direct_reader(&self, id: u32) -> Option<Arc<File>> {
+        if let Some(f) = self.direct.lock().get(&id) {
+            return f.clone();
+        }
+        let opened = OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(self.path(id));
+        let f = match opened {
+            Ok(f) => Some(Arc::new(f)),
+            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => None,
+            // The other way of opening will say what is wrong.
+            Err(_) => return None,
+        };
+        let mut direct = self.direct.lock();
+        if direct.len() >= OPEN_FILES_MAX {
+            let victim = direct.keys().next().copied();
+            victim.map(|v| direct.remove(&v));
+        }
+        direct.insert(id, f.clone());
+        f
+    }
+
     /// Fill `out` from `position` on. A file that ends earlier is an error of kind UnexpectedEof.
     pub fn read_exact(&self, id: u32, position: u64, out: &mut [u8]) -> Result<(), LogError> {
+        if out.len() >= DIRECT_BYTES_MIN {
+            if let Some(f) = self.direct_reader(id) {
+                return read_direct(&f, position, out).map_err(|e| self.io(id, e));
+            }
+        }
         self.reader(id)?.read_exact_at(out, position).map_err(|e| self.io(id, e))
     }
 
@@ -102,6 +170,7 @@ impl SegmentFiles {
     /// Remove a segment that holds nothing live. One that is gone already is fine.
     pub fn remove(&self, id: u32) -> Result<(), LogError> {
         self.open.lock().remove(&id);
+        self.direct.lock().remove(&id);
         match std::fs::remove_file(self.path(id)) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(self.io(id, e)),
             _ => Ok(()),
