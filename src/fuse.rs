@@ -77,12 +77,14 @@ fn caller(req: &Request) -> Caller {
 /// How a file is to be opened: the answer to the kernel, and whether it then keeps no pages.
 fn open_flags(flags: i32) -> (FopenFlags, bool) {
     let direct = flags & libc::O_DIRECT != 0;
+    // The kernel need not order direct writes of one file, since we do.
+    let direct_io = FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES;
     match OpenFlags(flags).acc_mode() {
         // What is only written is not worth keeping: write-behind is ours.
-        OpenAccMode::O_WRONLY => (FopenFlags::FOPEN_DIRECT_IO, true),
+        OpenAccMode::O_WRONLY => (direct_io, true),
         OpenAccMode::O_RDONLY if direct => (FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_NOFLUSH, true),
         OpenAccMode::O_RDONLY => (FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH, false),
-        OpenAccMode::O_RDWR if direct => (FopenFlags::FOPEN_DIRECT_IO, true),
+        OpenAccMode::O_RDWR if direct => (direct_io, true),
         OpenAccMode::O_RDWR => (FopenFlags::FOPEN_KEEP_CACHE, false),
     }
 }
@@ -575,11 +577,12 @@ mod tests {
 
     #[test]
     fn what_is_only_written_bypasses_the_page_cache_and_what_is_only_read_is_kept() {
-        assert_eq!(open_flags(libc::O_WRONLY | libc::O_APPEND), (FopenFlags::FOPEN_DIRECT_IO, true));
+        let direct_io = FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES;
+        assert_eq!(open_flags(libc::O_WRONLY | libc::O_APPEND), (direct_io, true));
         let kept = FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH;
         assert_eq!(open_flags(libc::O_RDONLY), (kept, false));
         assert_eq!(open_flags(libc::O_RDWR | libc::O_TRUNC), (FopenFlags::FOPEN_KEEP_CACHE, false));
-        assert_eq!(open_flags(libc::O_RDWR | libc::O_DIRECT), (FopenFlags::FOPEN_DIRECT_IO, true));
+        assert_eq!(open_flags(libc::O_RDWR | libc::O_DIRECT), (direct_io, true));
     }
 
     #[test]

@@ -137,6 +137,7 @@ impl Bucket {
                 return Ok(());
             }
         }
+        self.space.before_commit();
         let restart_wal = !short && self.catalog().checkpoint()?;
 
         // 1. Ungated: what is dirty now is sealed while everybody goes on.

@@ -498,6 +498,9 @@ impl Bucket {
             let _ = t.join();
         }
         let last = first.and_then(|()| self.sound()).and_then(|()| self.finish());
+        if self.keys.is_some() {
+            self.space.give_back();
+        }
         *self.lock.lock() = None;
         last
     }

@@ -90,6 +90,44 @@ fn r63_a_full_disk_says_so_loses_nothing_and_deleting_makes_room() {
     }
 }
 
+/// Not only ssefs fills a disk. Whoever has taken the last block, deleting and syncing go on, and nothing is lost.
+#[test]
+fn r63_a_disk_that_others_have_filled_is_no_end() {
+    if skip_without_root() || skip_without_ssefs() {
+        return;
+    }
+    let disk = SmallDisk::new("size=300m");
+    let mut m = Mount::builder().rule("AES256").store(&disk.store()).mount();
+    let content = |i: u64| Dice::new(i).bytes(1 << 20);
+    for i in 0..8 {
+        store(&m, &format!("f{i}"), &content(i)).unwrap();
+    }
+    // Everybody else takes all there is.
+    let mut hog = File::create(disk.dir.path().join("hog")).unwrap();
+    while hog.write_all(&[1; 64 << 10]).is_ok() {}
+    while hog.write_all(&[1; 4096]).is_ok() {}
+    let root = File::open(m.path()).unwrap();
+    for i in 0..4 {
+        fs::remove_file(m.at(format!("f{i}"))).unwrap();
+        root.sync_all().unwrap();
+    }
+    assert_eq!(errno(store(&m, "more", &Dice::new(50).bytes(40 << 20))), libc::ENOSPC);
+    fs::rename(m.at("f4"), m.at("g4")).unwrap();
+    root.sync_all().unwrap();
+    assert!(fs::read(m.at("g4")).unwrap() == content(4));
+    drop((hog, root));
+    fs::remove_file(disk.dir.path().join("hog")).unwrap();
+    store(&m, "after", &content(9)).unwrap();
+    m.remount();
+    for (name, i) in [("g4", 4), ("f5", 5), ("f6", 6), ("f7", 7), ("after", 9)] {
+        assert!(fs::read(m.at(name)).unwrap() == content(i), "{name}");
+    }
+    assert!(!m.at("f0").exists());
+    // At rest there is no reserve.
+    m.umount();
+    assert!(!m.folder().join("reserve").exists());
+}
+
 #[test]
 fn r63_a_disk_full_of_small_files_says_so_and_deleting_works() {
     if skip_without_root() || skip_without_ssefs() {
@@ -142,7 +180,7 @@ fn r63_pages_of_a_mapping_that_find_no_room_fail_every_fsync_until_the_file_is_c
     // Another fills the disk down to what ssefs keeps for deleting.
     let hog = File::create(disk.dir.path().join("hog")).unwrap();
     let free = |s: libc::statvfs| s.f_bavail * s.f_frsize;
-    sys::fallocate(&hog, 0, 0, free(sys::statvfs(disk.dir.path()).unwrap()) - (12 << 20)).unwrap();
+    sys::fallocate(&hog, 0, 0, free(sys::statvfs(disk.dir.path()).unwrap()) - (1 << 20)).unwrap();
     assert_eq!(errno((&other).write_all(&[5; 2 << 20])), libc::ENOSPC);
     let mut map = Map::new(&mapped, 4 << 20, libc::MAP_SHARED).unwrap();
     map.put(0, &Dice::new(1).bytes(4 << 20));
