@@ -124,7 +124,7 @@ fn differ(seed: u64, process: u64, round: u64, dirs: &[PathBuf]) {
 
 /// Ends ssefs, one way or another, and mounts again.
 fn restart(m: &mut Mount, round: u64) {
-    if round % 2 == 0 {
+    if round.is_multiple_of(2) {
         m.umount()
     } else {
         m.terminate()

@@ -202,8 +202,7 @@ impl Leaf {
             let sound = count >= 1
                 && count <= ENTRIES_MAX as u64
                 && flags & !FLAG_PARTIAL == 0
-                && chunk_len >= 1
-                && chunk_len <= CHUNK_BYTES_MAX
+                && (1..=CHUNK_BYTES_MAX).contains(&chunk_len)
                 && last_len >= 1
                 && last_len <= chunk_len
                 && chunk_start % block == 0

@@ -187,7 +187,7 @@ impl Map {
             if here == level || child.is_hole() {
                 return Ok(child);
             }
-            if !self.nodes.contains_key(&(here, child_index)) {
+            if let std::collections::hash_map::Entry::Vacant(e) = self.nodes.entry((here, child_index)) {
                 let span = LEAF_BYTES << (6 * here);
                 let damaged = MapError::Damaged { from: child_index * span, to: (child_index + 1) * span };
                 let body = src.node(child.id).map_err(MapError::Source)?;
@@ -195,7 +195,7 @@ impl Map {
                 if n.tag(s, here, child_index) != child.tag {
                     return Err(damaged);
                 }
-                self.nodes.insert((here, child_index), n);
+                e.insert(n);
             }
             at = here;
         }
@@ -237,11 +237,11 @@ impl Map {
 
     /// Take [from, to) of leaf `i` out of the map; its leaf must have been loaded.
     pub fn cut(&mut self, i: u64, from: u32, to: u32, dropped: &mut Vec<Dropped>) {
-        if let Some(l) = self.leaves.get_mut(&i) {
-            if !l.overlapping(from, to).is_empty() {
-                l.cut(from, to, dropped);
-                self.dirty.insert(i);
-            }
+        if let Some(l) = self.leaves.get_mut(&i)
+            && !l.overlapping(from, to).is_empty()
+        {
+            l.cut(from, to, dropped);
+            self.dirty.insert(i);
         }
     }
 

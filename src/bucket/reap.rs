@@ -41,10 +41,10 @@ impl Bucket {
     }
 
     pub fn forget(&self, ino: u64, n: u64) {
-        if self.table.forget(ino, n) {
-            if let Some(inode) = self.table.get(ino) {
-                self.maybe_reap(&inode);
-            }
+        if self.table.forget(ino, n)
+            && let Some(inode) = self.table.get(ino)
+        {
+            self.maybe_reap(&inode);
         }
     }
 

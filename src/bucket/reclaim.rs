@@ -53,11 +53,11 @@ struct Dead(BTreeMap<u64, u64>);
 impl Dead {
     /// Add a range; returns the whole run it is now part of.
     fn add(&mut self, mut start: u64, mut end: u64) -> (u64, u64) {
-        if let Some((&s, &e)) = self.0.range(..=start).next_back() {
-            if e >= start {
-                start = s;
-                end = end.max(e);
-            }
+        if let Some((&s, &e)) = self.0.range(..=start).next_back()
+            && e >= start
+        {
+            start = s;
+            end = end.max(e);
         }
         while let Some((&s, &e)) = self.0.range(start..=end).next() {
             self.0.remove(&s);
@@ -112,10 +112,10 @@ impl Bucket {
                 Err(RecvTimeoutError::Disconnected) => open = false,
             }
             while waiting.front().is_some_and(|d| !open || d.epoch < self.pins.oldest()) {
-                if let Some(d) = waiting.pop_front() {
-                    if let Err(e) = self.give_back(d, &mut dead) {
-                        log::warn!("reclaim: {e}");
-                    }
+                if let Some(d) = waiting.pop_front()
+                    && let Err(e) = self.give_back(d, &mut dead)
+                {
+                    log::warn!("reclaim: {e}");
                 }
             }
         }

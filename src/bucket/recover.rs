@@ -87,10 +87,11 @@ pub fn segments(
         }
     }
     for (&id, r) in &rows {
-        if r.live > 0 && found.contains_key(&id) {
-            if let Err(e) = read_header(files, key, id) {
-                log::error!("{e}");
-            }
+        if r.live > 0
+            && found.contains_key(&id)
+            && let Err(e) = read_header(files, key, id)
+        {
+            log::error!("{e}");
         }
     }
     for (id, keep) in unknown {

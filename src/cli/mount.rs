@@ -124,7 +124,6 @@ fn serve(plan: &Plan, live: impl FnOnce() -> Result<(), OpError>) -> Result<(), 
         commit_interval: plan.options.commit_interval.unwrap_or(defaults.commit_interval),
         mountpoint: Some(plan.mountpoint.clone()),
         socket: Some(socket.path().to_owned()),
-        ..defaults
     };
     // Before the mount: a signal from here on ends it properly instead of killing us.
     let signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(|e| OpError::io("watch for signals", &e))?;
@@ -171,7 +170,6 @@ fn mounted(
         list_sse: plan.options.list_sse,
         fs_name: plan.bucket.to_string(),
         threads: plan.options.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(2, Into::into)),
-        ..fuse::MountOptions::default()
     };
     let mount = fuse::mount(Arc::clone(bucket), &plan.mountpoint, &options)
         .map_err(|e| mount_failed(&plan.mountpoint, plan.options.allow_other, &e))?;

@@ -19,10 +19,11 @@ impl LastErrors {
         let mut guard = self.0.lock();
         let (clock, users) = &mut *guard;
         *clock += 1;
-        if users.len() >= USERS_MAX && !users.contains_key(&uid) {
-            if let Some(oldest) = users.iter().min_by_key(|(_, (at, _))| *at).map(|(uid, _)| *uid) {
-                users.remove(&oldest);
-            }
+        if users.len() >= USERS_MAX
+            && !users.contains_key(&uid)
+            && let Some(oldest) = users.iter().min_by_key(|(_, (at, _))| *at).map(|(uid, _)| *uid)
+        {
+            users.remove(&oldest);
         }
         users.insert(uid, (*clock, text));
     }

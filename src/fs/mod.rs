@@ -200,6 +200,7 @@ impl Fs {
     ///
     /// # Errors
     /// EEXIST, EMLINK and those of the bucket.
+    #[allow(clippy::too_many_arguments)] // they are those of mknod(2) and symlink(2) together
     pub fn make(
         &self,
         caller: Caller,

@@ -155,10 +155,10 @@ impl SegmentFiles {
 
     /// Fill `out` from `position` on. A file that ends earlier is an error of kind UnexpectedEof.
     pub fn read_exact(&self, id: u32, position: u64, out: &mut [u8]) -> Result<(), LogError> {
-        if out.len() >= DIRECT_BYTES_MIN {
-            if let Some(f) = self.direct_reader(id) {
-                return read_direct(&f, position, out).map_err(|e| self.io(id, e));
-            }
+        if out.len() >= DIRECT_BYTES_MIN
+            && let Some(f) = self.direct_reader(id)
+        {
+            return read_direct(&f, position, out).map_err(|e| self.io(id, e));
         }
         self.reader(id)?.read_exact_at(out, position).map_err(|e| self.io(id, e))
     }

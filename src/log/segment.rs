@@ -113,7 +113,7 @@ impl Footer {
             records: u32_at(b, 20),
             check: u64_at(b, 24),
         };
-        let fits = f.start as usize % BLOCK == 0
+        let fits = (f.start as usize).is_multiple_of(BLOCK)
             && f.start as usize >= HEADER_BYTES
             && f.start <= f.records_at
             && flush_end(f.records_at as u64 + f.records_bytes as u64) == end;

@@ -73,23 +73,26 @@ fn read_data(bucket: &Bucket, progress: &dyn Progress, log: &mut Log) -> Result<
     let mut last: Option<Problem> = None;
     for b in bad {
         // Neighbours that fail alike are one harm.
-        if let Some(p) = last.as_mut() {
-            if p.object == Some(b.ino)
-                && p.to == Some(b.from)
-                && p.what == b.why
-                && p.segment == Some(segment_name(b.segment))
-            {
-                p.to = Some(b.to);
-                continue;
-            }
+        if let Some(p) = last.as_mut()
+            && p.object == Some(b.ino)
+            && p.to == Some(b.from)
+            && p.what == b.why
+            && p.segment == Some(segment_name(b.segment))
+        {
+            p.to = Some(b.to);
+            continue;
         }
-        last.take().map(|p| log.problem(p));
+        if let Some(p) = last.take() {
+            log.problem(p)
+        }
         let todo = "restore the object from a copy; its other bytes stay readable";
         let mut p = Problem::new(Code::ChunkData, b.why, todo).object(b.ino).range(b.from, b.to).segment(b.segment);
         p.path = paths.entry(b.ino).or_insert_with(|| lost_path(view.rows(), b.ino)).clone();
         last = Some(p);
     }
-    last.map(|p| log.problem(p));
+    if let Some(p) = last {
+        log.problem(p)
+    }
     Ok(())
 }
 

@@ -241,7 +241,7 @@ fn r61_files_that_grow_while_commits_run_are_whole_after_a_remount() {
     let mut m = Mount::new("AES256");
     let dir = File::open(m.path()).unwrap();
     let (files, steps, done) = (80, 50, AtomicBool::new(false));
-    let content = |i: u64| if i % 2 == 0 { Dice::new(i).bytes(5000) } else { vec![] };
+    let content = |i: u64| if i.is_multiple_of(2) { Dice::new(i).bytes(5000) } else { vec![] };
     std::thread::scope(|s| {
         let grow = s.spawn(|| {
             for i in 0..files {
