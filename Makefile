@@ -16,11 +16,12 @@ NEEDS_BENCH = fio:fio
 # Programs from crates.io that the tests use, each with its version, in a place of our own.
 TOOLS = $(CURDIR)/target/tools
 
-.PHONY: help build demo demo-clean tools test bench lint soak man install
+.PHONY: help build demo demo-clean tools test bench scale lint soak man install
 help:
 	@echo 'make demo    build, make a bucket with rule AES256, mount it, say what to type next'
 	@echo 'make test    the whole test suite'
 	@echo 'make bench   the micro-benchmarks'
+	@echo 'make scale   how ssefs grows: figures and a plot in docs, up to a million files'
 	@echo 'make lint    clippy and rustfmt, warnings are errors'
 	@echo 'make soak    the crash rounds, fsx and random operations, with new seeds, SOAK_ROUNDS times (default 10)'
 	@echo 'make install ssefs, its mount helpers and manuals under PREFIX (default /usr/local)'
@@ -49,7 +50,12 @@ test: tools
 
 bench:
 	@packaging/need $(NEEDS_BUILD) $(NEEDS_MOUNT) $(NEEDS_BENCH)
-	$(CARGO) bench --locked
+	$(CARGO) bench --locked --bench crypto --bench bucket
+
+# A million files through a mount, some minutes; SSEFS_SCALE_FILES says another number. Writes docs/scale.csv and .svg.
+scale:
+	@packaging/need $(NEEDS_BUILD) $(NEEDS_MOUNT)
+	$(CARGO) bench --locked --bench scale
 
 lint:
 	$(CARGO) clippy --release --all-targets --locked -- -D warnings
