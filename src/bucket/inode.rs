@@ -16,9 +16,25 @@ use crate::types::{BLOCK, Location, Sequence};
 
 /// Content of one aligned stretch of a file (the chunk size), as written and not yet sealed.
 pub struct Cell {
+    /// Up to the end of the last block that was ever valid, at least: a small file takes a block and not a whole cell.
     pub data: Vec<u8>,
     /// Bit i: block i of the cell is valid.
     pub valid: u64,
+}
+
+impl Cell {
+    /// Make room up to `upto`, with zeroes. A cell that grows is a stream's: then it gets all its room at once.
+    pub fn reach(&mut self, upto: usize, cell_bytes: usize) {
+        if self.data.len() >= upto {
+            return;
+        }
+        if self.data.is_empty() {
+            self.data = vec![0; upto];
+        } else {
+            self.data.reserve_exact(cell_bytes.max(upto) - self.data.len());
+            self.data.resize(upto, 0);
+        }
+    }
 }
 
 /// Blocks [from, to) of a cell as bits.
@@ -238,6 +254,20 @@ mod tests {
         assert_eq!(blocks_of(1 << 43, 5000, &[0b101, 0b1]), 5000 + 3 * block, "sparse");
         assert_eq!(blocks_of(block, block + 60, &[1]), block + 60, "written over");
         assert_eq!(blocks_of(0, 0, &[]), 0);
+    }
+
+    #[test]
+    fn a_cell_holds_what_was_written_and_is_moved_at_most_once() {
+        let mut c = Cell { data: vec![], valid: 0 };
+        c.reach(BLOCK, 16 * BLOCK);
+        assert_eq!((c.data.len(), c.data.capacity()), (BLOCK, BLOCK));
+        c.data.fill(7);
+        c.reach(3 * BLOCK, 16 * BLOCK);
+        assert_eq!((c.data.len(), c.data.capacity()), (3 * BLOCK, 16 * BLOCK));
+        assert!(c.data[..BLOCK].iter().all(|b| *b == 7) && c.data[BLOCK..].iter().all(|b| *b == 0));
+        c.reach(16 * BLOCK, 16 * BLOCK);
+        c.reach(BLOCK, 16 * BLOCK);
+        assert_eq!((c.data.len(), c.data.capacity()), (16 * BLOCK, 16 * BLOCK));
     }
 
     #[test]

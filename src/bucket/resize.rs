@@ -61,7 +61,7 @@ impl Bucket {
             let cell_bytes = self.cell_bytes();
             dropped_dirty = st.drop_dirty(size.next_multiple_of(BLOCK as u64), u64::MAX, cell_bytes);
             if let Some(c) = st.dirty.get_mut(&(size / cell_bytes)) {
-                let from = (size % cell_bytes) as usize;
+                let from = c.data.len().min((size % cell_bytes) as usize);
                 c.data[from..].fill(0);
             }
             Ok(stamp(st))

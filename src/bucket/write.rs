@@ -188,9 +188,11 @@ impl Bucket {
                     btree_map::Entry::Occupied(o) => o.into_mut(),
                     btree_map::Entry::Vacant(v) => {
                         grown += cell_bytes as usize;
-                        v.insert(Cell { data: vec![0; cell_bytes as usize], valid: 0 })
+                        v.insert(Cell { data: Vec::new(), valid: 0 })
                     }
                 };
+                let (a, b) = ((at - cell_start) as usize, (upto - cell_start) as usize);
+                cell.reach(b.next_multiple_of(BLOCK), cell_bytes as usize);
                 for (base, start) in [(&head_base, head), (&tail_base, tail)] {
                     if let Some(base) = base {
                         let i = (start.wrapping_sub(cell_start) / block) as usize;
@@ -202,7 +204,6 @@ impl Bucket {
                         }
                     }
                 }
-                let (a, b) = ((at - cell_start) as usize, (upto - cell_start) as usize);
                 let (first, last) = (a / BLOCK, b.div_ceil(BLOCK));
                 // A block new to this cell starts from zeroes, not from what an earlier life of the cell left there.
                 for i in [first, last - 1] {
