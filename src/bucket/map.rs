@@ -170,6 +170,12 @@ impl Map {
         !self.dirty.is_empty()
     }
 
+    /// What the map takes in memory, about.
+    pub fn memory_bytes(&self) -> usize {
+        let entries: usize = self.leaves.values().map(|l| l.entries().len()).sum();
+        entries * size_of::<Entry>() + self.nodes.len() * FANOUT as usize * size_of::<Child>()
+    }
+
     fn child_of(&mut self, s: &MapSecrets, src: &dyn NodeSource, level: u8, index: u64) -> Result<Child, MapError> {
         // The child (level, index) as its parent has it; loads and verifies the nodes above it.
         if index >= covered(self.height - level) {

@@ -27,11 +27,16 @@ impl Bucket {
 
     pub fn closed(&self, ino: u64) {
         if let Some(inode) = self.table.get(ino) {
-            {
+            let idle = {
                 let mut st = inode.state.lock();
                 st.opens = st.opens.saturating_sub(1);
-            }
+                (st.opens == 0).then(|| st.content.as_ref().map_or(0, |c| c.map.memory_bytes()))
+            };
             self.maybe_reap(&inode);
+            drop(inode);
+            if let Some(map_bytes) = idle {
+                self.table.closed(ino, map_bytes);
+            }
         }
     }
 

@@ -1,7 +1,7 @@
 //! Inodes in memory by number, and how often the kernel has looked each up. Clean, unused inodes leave when there are
 //! many; they come back from the catalog under the same number.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -10,6 +10,12 @@ use super::inode::Inode;
 
 /// Inodes kept at most before the unused ones are let go.
 const INODES_MAX: usize = 16_384;
+/// Bytes of maps kept for files that nobody has open; those closed longest ago go first.
+const IDLE_BYTES_MAX: usize = 32 << 20;
+/// Maps of fewer bytes are not counted: [`INODES_MAX`] bounds them.
+const IDLE_BYTES_MIN: usize = 2 << 10;
+/// Idle files looked at in one call.
+const IDLE_AT_ONCE: usize = 64;
 /// Neighbours by number whose look-ups are counted in one row.
 const ROW: u64 = 16;
 
@@ -17,7 +23,48 @@ const ROW: u64 = 16;
 struct Inner {
     inodes: HashMap<u64, Arc<Inode>>,
     sweep_at: usize,
+    idle: Idle,
     lookups: Lookups,
+}
+
+/// Files that were closed with a large map in memory: 40 bytes a chunk, so that a thousand of them would be a gigabyte.
+#[derive(Default)]
+struct Idle {
+    /// By inode: when it was closed last, and the bytes of its map.
+    files: HashMap<u64, (u64, usize)>,
+    order: BTreeMap<u64, u64>,
+    bytes: usize,
+    clock: u64,
+}
+
+impl Idle {
+    fn add(&mut self, ino: u64, bytes: usize) {
+        self.remove(ino);
+        self.clock += 1;
+        self.files.insert(ino, (self.clock, bytes));
+        self.order.insert(self.clock, ino);
+        self.bytes += bytes;
+    }
+
+    fn remove(&mut self, ino: u64) {
+        if let Some((when, bytes)) = self.files.remove(&ino) {
+            self.order.remove(&when);
+            self.bytes -= bytes;
+        }
+    }
+
+    /// The one that was closed longest ago, and the bytes of its map.
+    fn oldest(&mut self) -> Option<(u64, usize)> {
+        let ino = *self.order.first_key_value()?.1;
+        let bytes = self.files.get(&ino)?.1;
+        self.remove(ino);
+        Some((ino, bytes))
+    }
+}
+
+/// Nobody uses the inode, nor has anybody changed it since the last commit: whoever does holds it too.
+fn is_unused(i: &Arc<Inode>) -> bool {
+    Arc::strong_count(i) == 1 && i.state.try_lock().is_some_and(|s| s.opens == 0 && !s.listed)
 }
 
 /// How often the kernel has looked up what it still knows. It keeps nearly every inode it has ever seen while it has memory,
@@ -69,16 +116,37 @@ impl Table {
     pub fn insert(&self, inode: Arc<Inode>) -> Arc<Inode> {
         let mut t = self.0.lock();
         if t.inodes.len() >= t.sweep_at.max(INODES_MAX) {
-            // Whoever uses or has changed an inode holds it too.
-            t.inodes
-                .retain(|_, i| Arc::strong_count(i) > 1 || i.state.try_lock().is_none_or(|s| s.opens > 0 || s.listed));
+            t.inodes.retain(|_, i| !is_unused(i));
             t.sweep_at = t.inodes.len() + INODES_MAX / 2;
         }
         t.inodes.entry(inode.ino).or_insert(inode).clone()
     }
 
     pub fn remove(&self, ino: u64) {
-        self.0.lock().inodes.remove(&ino);
+        let mut t = self.0.lock();
+        t.inodes.remove(&ino);
+        t.idle.remove(ino);
+    }
+
+    /// The last handle of a file was closed, with so many bytes of its map in memory. The caller no longer holds the inode.
+    pub fn closed(&self, ino: u64, map_bytes: usize) {
+        let mut t = self.0.lock();
+        if map_bytes < IDLE_BYTES_MIN {
+            return t.idle.remove(ino);
+        }
+        t.idle.add(ino, map_bytes);
+        for _ in 0..IDLE_AT_ONCE {
+            if t.idle.bytes <= IDLE_BYTES_MAX {
+                break;
+            }
+            let Some((ino, bytes)) = t.idle.oldest() else { break };
+            match t.inodes.get(&ino) {
+                Some(i) if is_unused(i) => drop(t.inodes.remove(&ino)),
+                // It waits for a commit: later.
+                Some(_) => t.idle.add(ino, bytes),
+                None => {}
+            }
+        }
     }
 
     pub fn remember(&self, ino: u64, n: u64) {
@@ -103,6 +171,37 @@ impl Table {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::catalog::InodeRow;
+
+    #[test]
+    fn maps_of_closed_files_are_let_go_the_oldest_first_but_not_of_files_that_are_used_or_changed() {
+        let t = Table::default();
+        let insert = |ino| t.insert(Arc::new(Inode::new(InodeRow { ino, ..InodeRow::default() }, false)));
+        for ino in 0..10 {
+            insert(ino);
+        }
+        let held = t.get(0);
+        t.get(1).unwrap().state.lock().opens = 1;
+        t.get(2).unwrap().state.lock().listed = true;
+        for ino in 0..10 {
+            t.closed(ino, IDLE_BYTES_MAX / 8);
+        }
+        let there = |ino| t.get(ino).is_some();
+        assert!(held.is_some() && there(0) && there(1) && there(2), "in use");
+        assert!(!there(3) && !there(4), "closed longest ago");
+        assert!((5..10).all(there), "there is room for these");
+        t.get(2).unwrap().state.lock().listed = false;
+        for _ in 0..3 {
+            t.closed(9, IDLE_BYTES_MAX / 8);
+        }
+        assert!(there(5), "closed again and again, a file counts once");
+        for ino in [5, 6] {
+            t.closed(ino, 0);
+        }
+        assert!(t.0.lock().idle.bytes <= IDLE_BYTES_MAX * 6 / 8, "small by now");
+        t.closed(8, IDLE_BYTES_MAX / 8 * 6);
+        assert!(!there(2) && !there(7) && !there(9) && there(8) && there(5), "clean by now");
+    }
 
     #[test]
     fn an_inode_is_remembered_until_each_look_up_is_forgotten_and_its_neighbours_are_their_own() {
