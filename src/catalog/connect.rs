@@ -16,6 +16,8 @@ const APPLICATION_ID: i64 = 0x5353_4546;
 pub const FORMAT_VERSION: i64 = 1;
 /// The -wal file is checkpointed above this many bytes.
 const WAL_BYTES_MAX: u64 = 32 << 20;
+/// Not before so many rows have changed since the last time: a row touches a page or two.
+const WAL_CHANGES_MIN: u64 = 4096;
 /// Page cache of the writing connection, KiB.
 const CACHE_KIB: i64 = 48 * 1024;
 
@@ -35,6 +37,8 @@ pub struct Catalog {
     wal: File,
     failed: AtomicBool,
     changes: AtomicU64,
+    /// Rows changed since the last checkpoint.
+    written: AtomicU64,
     /// Changed under the writer's lock.
     pub(super) redo: Mutex<Redo>,
     opened: Instant,
@@ -136,6 +140,7 @@ impl Catalog {
             wal,
             failed: AtomicBool::new(false),
             changes: AtomicU64::new(0),
+            written: AtomicU64::new(0),
             redo: Mutex::default(),
             opened: Instant::now(),
             warmed: AtomicU64::new(0),
@@ -200,9 +205,11 @@ impl Catalog {
     /// Copy committed pages into the main file where no lock is needed for long. True when the WAL has grown past its
     /// bound, so that the caller asks for the rest between a COMMIT and the next BEGIN.
     pub fn checkpoint(&self) -> Result<bool, CatalogError> {
-        if self.wal.metadata()?.len() < WAL_BYTES_MAX {
+        // The file keeps its length when the WAL starts over, so what has been written since counts as well.
+        if self.written.load(Ordering::Relaxed) < WAL_CHANGES_MIN || self.wal.metadata()?.len() < WAL_BYTES_MAX {
             return Ok(false);
         }
+        self.written.store(0, Ordering::Relaxed);
         self.checkpointer.lock().query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))?;
         Ok(true)
     }
@@ -252,6 +259,7 @@ impl Tx<'_> {
             self.conn.0.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
         }
         self.catalog.changes.fetch_add(1, Ordering::Relaxed);
+        self.catalog.written.fetch_add(1, Ordering::Relaxed);
         let r = self.conn.0.prepare_cached(sql).and_then(|mut s| s.execute(params));
         self.guard(r)
     }
