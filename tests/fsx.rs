@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use mount::Mount;
+use mount::{Mount, number};
 
 /// 24 runs make a bit more than 100,000 operations.
 const OPS: u64 = 4200;
@@ -95,10 +95,6 @@ impl Run {
         m.remount();
         assert!(fs::read(m.at("f")).unwrap() == left, "{self}: the file differs after a remount");
     }
-}
-
-fn number(variable: &str, default: u64) -> u64 {
-    std::env::var(variable).map_or(default, |v| v.parse().unwrap_or_else(|_| panic!("{variable} is a number")))
 }
 
 /// The pinned program, from where `make test` puts it.

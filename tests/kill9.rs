@@ -13,6 +13,7 @@ use common::crash_mount::{Daemon, Place};
 use common::history::{History, Match};
 use common::model::{Seen, State};
 use common::rng::Rng;
+use common::run::number;
 use common::workload::{Ended, Worker};
 
 const THREADS: usize = 4;
@@ -20,10 +21,6 @@ const THREADS: usize = 4;
 const OPS_MAX: usize = 500;
 /// The commit interval (1 s) and the longest that one commit may take on a busy machine.
 const DURABLE_AFTER: Duration = Duration::from_millis(1000 + 1200);
-
-fn number(variable: &str, default: u64) -> u64 {
-    std::env::var(variable).ok().and_then(|v| v.parse().ok()).unwrap_or(default)
-}
 
 fn own_dir(root: &Path, thread: usize) -> std::path::PathBuf {
     root.join(format!("thread{thread}"))

@@ -11,7 +11,7 @@ mod sys;
 #[path = "common/tree.rs"]
 mod tree;
 
-use mount::{COMMAND_LIMIT, Mount, plain, run, sh, skip_without_ssefs, wait};
+use mount::{COMMAND_LIMIT, Mount, number, plain, run, sh, skip_without_ssefs, wait};
 use std::fs;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -20,10 +20,6 @@ use std::time::Duration;
 use tree::{Contents, Dice, EVERYTHING, assert_same, generate, walk};
 
 const TREE: Contents = Contents { files: 700, xattrs: false, sparse: false, nodes: false, bytes_in_names: false };
-
-fn number(variable: &str, default: u64) -> u64 {
-    std::env::var(variable).ok().and_then(|v| v.parse().ok()).unwrap_or(default)
-}
 
 /// Starts `command`, kills ssefs after `0..longest` milliseconds and the program with it, as a crash of the machine would,
 /// and mounts again. True if the program had ended well before, which says that its work is safe.

@@ -17,6 +17,7 @@ use common::history::History;
 use common::lossy::{Action, Call, Fault, Image, LossyDisk, Names, Survival};
 use common::model::{Seen, State};
 use common::rng::Rng;
+use common::run::number;
 use common::workload::{Ended, Worker};
 
 /// Operations of one workload: enough for a few commits, few enough for half a second.
@@ -181,10 +182,6 @@ fn run(trial: Trial, base: &Image) -> Result<u64, String> {
     daemon.unmount()?;
     Place::below(disk.path()).check()?;
     Ok(steps)
-}
-
-fn number(variable: &str, default: u64) -> u64 {
-    std::env::var(variable).ok().and_then(|v| v.parse().ok()).unwrap_or(default)
 }
 
 /// The cuts of one workload: spread over all its calls, jittered; one in eight on an empty disk, one in four cut

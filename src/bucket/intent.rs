@@ -1,6 +1,6 @@
 //! Intents: the short way for a sync. Between two commits, what has changed goes into the log as changes of rows, with the
 //! chunks they name, in one write and one sync; the catalog's own transaction stays open. FORMAT.md, Commits, intents and
-//! going back, is what holds; `recover.rs` makes the changes again after a crash.
+//! going back, is what holds; `replay.rs` makes the changes again after a crash.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;

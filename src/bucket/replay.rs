@@ -8,7 +8,7 @@ use super::recover::{GONE_BACK, torn_at_birth};
 use super::settings::Stored;
 use crate::catalog::{Catalog, SegmentRow};
 use crate::crypto::secret::MacKey;
-use crate::log::{Flush, HEADER_BYTES, IntentRecord, LogError, Record, SEGMENT_BYTES, SegmentFiles};
+use crate::log::{HEADER_BYTES, IntentRecord, LogError, Record, SEGMENT_BYTES, SegmentFiles};
 use crate::log::{read_header, scan_flushes};
 use crate::types::{BucketName, Location, OpenId};
 
@@ -22,57 +22,40 @@ struct Found {
     ends: BTreeMap<u32, u64>,
 }
 
-/// The log as one opening left it.
-struct Trail<'a> {
-    files: &'a SegmentFiles,
-    key: &'a MacKey,
-    open_id: &'a OpenId,
-    /// Flushes of a segment from some position on, by where they start.
-    flushes: BTreeMap<u32, BTreeMap<u64, Flush>>,
-    /// Every flush up to here is whole.
-    verified: Option<Location>,
-    ends: BTreeMap<u32, u64>,
-}
-
-impl Trail<'_> {
-    /// Whether every flush from `from` to the one that ends at `end` of `segment` is there and whole.
-    fn reaches(&mut self, from: Location, segment: u32, end: u64) -> Result<bool, LogError> {
-        let mut at = match self.verified {
-            Some(v) if (v.segment, v.position) > (from.segment, from.position) => v,
-            _ => from,
-        };
-        while (at.segment, at.position as u64) < (segment, end) {
-            if at.position as u64 >= SEGMENT_BYTES {
-                at = Location { segment: at.segment + 1, position: HEADER_BYTES as u32 };
-                continue;
-            }
-            let Some((whole, next)) = self.flush(at)? else { return Ok(false) };
-            if !whole {
-                return Ok(false);
-            }
-            at.position = next as u32;
-            self.ends.insert(at.segment, next);
+/// Whether every flush from `from` to the one that ends at `end` of `segment` is there and whole; if so, where the last of
+/// them ends in each segment.
+fn reaches(
+    files: &SegmentFiles,
+    key: &MacKey,
+    open_id: &OpenId,
+    from: Location,
+    (segment, end): (u32, u64),
+) -> Result<Option<BTreeMap<u32, u64>>, LogError> {
+    let mut ends = BTreeMap::new();
+    let (mut id, mut at) = (from.segment, from.position as u64);
+    while (id, at) < (segment, end) {
+        if at >= SEGMENT_BYTES {
+            (id, at) = (id + 1, HEADER_BYTES as u64);
         }
-        self.verified = Some(at);
-        Ok((at.segment, at.position as u64) == (segment, end))
-    }
-
-    /// Whether the flush at a position is whole, and where it ends; None if there is none.
-    fn flush(&mut self, at: Location) -> Result<Option<(bool, u64)>, LogError> {
-        if !self.flushes.contains_key(&at.segment) {
-            let found = match is_of(self.files, self.key, at.segment, self.open_id)? {
-                // Those that end behind the position.
-                true => scan_flushes(self.files, self.key, at.segment, at.position as u64)?,
-                false => Vec::new(),
-            };
-            self.flushes.insert(at.segment, found.into_iter().map(|f| (f.start, f)).collect());
+        if !is_of(files, key, id, open_id)? {
+            return Ok(None);
         }
-        let found = self.flushes.get(&at.segment).and_then(|s| s.get(&(at.position as u64)));
-        Ok(match found {
-            Some(f) => Some((f.is_whole(self.files, at.segment)?, f.end)),
-            None => None,
-        })
+        let begun = at;
+        for flush in scan_flushes(files, key, id, at)?.iter().filter(|f| f.start >= begun) {
+            if (id, at) >= (segment, end) {
+                break;
+            }
+            if flush.start != at || !flush.is_whole(files, id)? {
+                return Ok(None);
+            }
+            at = flush.end;
+            ends.insert(id, at);
+        }
+        if at < SEGMENT_BYTES && (id, at) < (segment, end) {
+            return Ok(None);
+        }
     }
+    Ok(((id, at) == (segment, end)).then_some(ends))
 }
 
 /// Make the changes of the intents that a crash left again, in the catalog's open transaction. True if there were any.
@@ -172,7 +155,6 @@ fn find(
     if settled {
         files.sync_dir()?;
     }
-    let mut trail = Trail { files, key, open_id, flushes: BTreeMap::new(), verified: None, ends: BTreeMap::new() };
     let mut found = Found::default();
     let last = told.keys().next_back().copied();
     for (n, (intent, segment, end)) in told {
@@ -180,18 +162,20 @@ fn find(
             return altered("the log", ALTERED);
         }
         // One behind it was written when it was durable; only the newest may be torn, and then nobody was told of it.
-        if Some(n) == last && !trail.reaches(intent.from, segment, end)? {
-            log::warn!(
-                "bucket {name}: the sync that was under way when it ended (intent {n} of commit {commit}) is not whole; the \
-                 bucket is as it was before it"
-            );
-            break;
+        if Some(n) == last {
+            match reaches(files, key, open_id, intent.from, (segment, end))? {
+                Some(mut ends) => found.ends.append(&mut ends),
+                None => {
+                    log::warn!(
+                        "bucket {name}: the sync that was under way when it ended (intent {n} of commit {commit}) is not \
+                         whole; the bucket is as it was before it"
+                    );
+                    break;
+                }
+            }
         }
         found.ends.insert(segment, end);
         found.intents.push(intent);
-    }
-    if last.is_some_and(|n| n as usize == found.intents.len()) {
-        found.ends.append(&mut trail.ends);
     }
     Ok(found)
 }

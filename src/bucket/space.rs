@@ -25,6 +25,8 @@ pub struct Space {
     admitted: AtomicU64,
     /// Whether the reserve file has its blocks.
     reserved: AtomicBool,
+    /// The disk cannot promise blocks.
+    unable: AtomicBool,
 }
 
 /// statvfs(3) of the store's disk.
@@ -42,20 +44,40 @@ pub fn disk(dir: &std::path::Path) -> std::io::Result<libc::statvfs> {
 
 impl Space {
     pub fn new(dir: PathBuf) -> Space {
-        Space { dir, free: AtomicU64::new(0), admitted: AtomicU64::new(u64::MAX / 2), reserved: AtomicBool::new(false) }
+        Space {
+            dir,
+            free: AtomicU64::new(0),
+            admitted: AtomicU64::new(u64::MAX / 2),
+            reserved: AtomicBool::new(false),
+            unable: AtomicBool::new(false),
+        }
+    }
+
+    /// Bytes that the disk has left for us.
+    fn ask(&self) -> Result<u64, BucketError> {
+        let s = disk(&self.dir)
+            .map_err(|source| BucketError::Io { what: format!("statvfs {}", self.dir.display()), source })?;
+        Ok(s.f_bavail as u64 * s.f_frsize as u64)
     }
 
     /// Before a commit writes: give the reserve back when others have filled the disk, take it when there is room.
     pub fn before_commit(&self) {
-        let Ok(s) = disk(&self.dir) else { return };
-        let free = s.f_bavail as u64 * s.f_frsize as u64;
+        let Ok(free) = self.ask() else { return };
         if self.reserved.load(Ordering::Acquire) {
             if free < RELEASE_BELOW_BYTES {
                 log::warn!("{}: the disk is full; what was kept for this is used now", self.dir.display());
                 self.give_back();
             }
-        } else if free > TAKE_ABOVE_BYTES && self.take().is_ok() {
-            self.reserved.store(true, Ordering::Release);
+        } else if free > TAKE_ABOVE_BYTES && !self.unable.load(Ordering::Relaxed) {
+            match self.take() {
+                Ok(()) => self.reserved.store(true, Ordering::Release),
+                // Tried once, not at every commit.
+                Err(e) => {
+                    log::debug!("{}: no blocks can be kept in reserve: {e}", self.dir.display());
+                    self.unable.store(true, Ordering::Relaxed);
+                    let _ = std::fs::remove_file(self.dir.join(RESERVE_FILE));
+                }
+            }
         }
     }
 
@@ -93,9 +115,7 @@ impl Space {
         let left = self.free.load(Ordering::Relaxed).saturating_sub(admitted);
         let keep = if self.reserved.load(Ordering::Acquire) { MARGIN_BYTES } else { RESERVE_BYTES };
         if admitted > ASK_EVERY_BYTES || bytes.saturating_add(keep) > left {
-            let s = disk(&self.dir)
-                .map_err(|source| BucketError::Io { what: format!("statvfs {}", self.dir.display()), source })?;
-            let free = s.f_bavail as u64 * s.f_frsize as u64;
+            let free = self.ask()?;
             self.free.store(free, Ordering::Relaxed);
             self.admitted.store(0, Ordering::Relaxed);
             if bytes.saturating_add(bytes >> 6).saturating_add(keep) > free {

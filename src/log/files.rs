@@ -55,6 +55,16 @@ fn read_direct(f: &File, position: u64, out: &mut [u8]) -> std::io::Result<()> {
     })
 }
 
+/// Keep what was opened for a segment, in place of another when there are too many.
+fn keep<T>(open: &mut HashMap<u32, T>, id: u32, file: T) {
+    if open.len() >= OPEN_FILES_MAX
+        && let Some(victim) = open.keys().next().copied()
+    {
+        open.remove(&victim);
+    }
+    open.insert(id, file);
+}
+
 /// The folder `seg` of a bucket.
 pub struct SegmentFiles {
     dir: PathBuf,
@@ -124,12 +134,7 @@ impl SegmentFiles {
             return Ok(f.clone());
         }
         let f = Arc::new(File::open(self.path(id)).map_err(|e| self.io(id, e))?);
-        let mut open = self.open.lock();
-        if open.len() >= OPEN_FILES_MAX {
-            let victim = open.keys().next().copied();
-            victim.map(|v| open.remove(&v));
-        }
-        open.insert(id, f.clone());
+        keep(&mut self.open.lock(), id, f.clone());
         Ok(f)
     }
 
@@ -144,12 +149,7 @@ impl SegmentFiles {
             // The other way of opening will say what is wrong.
             Err(_) => return None,
         };
-        let mut direct = self.direct.lock();
-        if direct.len() >= OPEN_FILES_MAX {
-            let victim = direct.keys().next().copied();
-            victim.map(|v| direct.remove(&v));
-        }
-        direct.insert(id, f.clone());
+        keep(&mut self.direct.lock(), id, f.clone());
         f
     }
 

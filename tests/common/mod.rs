@@ -5,4 +5,5 @@ pub mod history;
 pub mod lossy;
 pub mod model;
 pub mod rng;
+pub mod run;
 pub mod workload;

@@ -76,6 +76,12 @@ pub fn run_within(cmd: &mut Command, limit: Duration) -> Ran {
     Ran { code: status.code(), stdout: text(&out), stderr: text(&err), what }
 }
 
+/// The number that an environment variable gives, or `default` where it is not set.
+#[track_caller]
+pub fn number(variable: &str, default: u64) -> u64 {
+    std::env::var(variable).map_or(default, |v| v.parse().unwrap_or_else(|_| panic!("{variable} is a number")))
+}
+
 /// Runs a shell script in `dir`, which must succeed; gives its standard output.
 #[track_caller]
 pub fn sh(dir: &Path, script: &str) -> String {

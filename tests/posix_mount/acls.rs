@@ -1,20 +1,12 @@
 //! POSIX ACLs, the umask and set-group-ID directories, as acl(5) has them.
 
-use crate::mount::{Mount, USER, as_user, errno, sh, skip_without_root};
+use crate::mount::{Mount, USER, as_user, errno, sh};
+use crate::shared;
 use crate::sys;
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 
 const TEAM: u32 = 4800;
-
-fn shared() -> Option<Mount> {
-    if skip_without_root() {
-        return None;
-    }
-    let m = Mount::builder().rule("AES256").shared().mount();
-    sys::chmod(m.path(), 0o777).unwrap();
-    Some(m)
-}
 
 fn mode(m: &Mount, name: &str) -> u32 {
     fs::symlink_metadata(m.at(name)).unwrap().mode() & 0o7777

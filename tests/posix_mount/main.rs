@@ -25,3 +25,14 @@ mod names;
 mod permissions;
 mod read_only;
 mod xattrs;
+
+/// A mount that other users may use, with a root that all may write to; None, with a line saying so, where only root
+/// could test it.
+fn shared() -> Option<mount::Mount> {
+    if mount::skip_without_root() {
+        return None;
+    }
+    let m = mount::Mount::builder().rule("AES256").shared().mount();
+    sys::chmod(m.path(), 0o777).unwrap();
+    Some(m)
+}

@@ -1,6 +1,7 @@
 //! Who may do what: modes, owners, sticky and set-id bits, as the kernel checks them for other users.
 
 use crate::mount::{Mount, USER, as_user, errno, set_xattr, skip_without_root};
+use crate::shared;
 use crate::sys;
 use std::fs::{self, File};
 use std::io::Write;
@@ -8,15 +9,6 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
 const OTHER: u32 = USER + 1;
-
-fn shared() -> Option<Mount> {
-    if skip_without_root() {
-        return None;
-    }
-    let m = Mount::builder().rule("AES256").shared().mount();
-    sys::chmod(m.path(), 0o777).unwrap();
-    Some(m)
-}
 
 fn mode(p: impl AsRef<Path>) -> u32 {
     fs::symlink_metadata(p).unwrap().mode() & 0o7777
