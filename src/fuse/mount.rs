@@ -15,6 +15,7 @@ use std::thread::JoinHandle;
 use fuser::{Config, MountOption, Session, SessionACL};
 use parking_lot::Mutex;
 
+use super::crew::Crew;
 use super::mount_table::{MountEntry, mount_at};
 use super::{Adapter, READAHEAD_BYTES};
 use crate::bucket::Bucket;
@@ -79,8 +80,12 @@ pub fn mount(bucket: Arc<Bucket>, mountpoint: &Path, o: &MountOptions) -> io::Re
     config.clone_fd = true;
 
     let notifier = Arc::new(OnceLock::new());
-    let adapter =
-        Adapter { fs: Arc::new(Fs::new(bucket, o.list_sse)), notifier: Arc::clone(&notifier), slow: Arc::default() };
+    let adapter = Adapter {
+        fs: Arc::new(Fs::new(bucket, o.list_sse)),
+        notifier: Arc::clone(&notifier),
+        slow: Arc::default(),
+        crew: Crew::new(o.threads),
+    };
     let unmounter = Unmounter { mountpoint, there: Arc::new(Mutex::new(true)) };
     let session = match if root { by_mount_2(&unmounter.mountpoint, o)? } else { None } {
         Some(device) => {

@@ -1,0 +1,265 @@
+//! How the event threads share the work. A request costs two wake-ups, and waking a sleeping processor takes longer than
+//! most requests do. So when one program alone asks for one small thing after another, one event thread, the **follower**,
+//! serves it on the very processor it runs on, and the others stay away: a wake-up is then only a switch. This module
+//! decides who follows whom and when that ends. It must never keep a request waiting for longer than a [`TICK`].
+//!
+//! The follower runs under SCHED_IDLE, because the kernel wakes a program on the processor it slept on only if nothing
+//! but idle work runs there, and on another one otherwise. Such a thread can starve. So one of the threads that stay away
+//! looks at the follower every tick, and ends the arrangement when it has not got on.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+/// How often a follower is looked at.
+const TICK: Duration = Duration::from_millis(1);
+/// A follower whom nothing has been asked for so many ticks stops.
+const IDLE_TICKS: u32 = 20;
+/// Small requests by one thread in a row before it is followed.
+const STREAK: u32 = 24;
+/// Requests between two looks at where the program runs.
+const LOOK_EVERY: u64 = 32;
+/// A transfer from this size on gains more from two processors than from one.
+const STREAM_BYTES: usize = 256 << 10;
+/// How long nobody is followed after a follower was found stuck; doubled each time it lasted shorter than that.
+const HOLD_OFF: Duration = Duration::from_millis(20);
+const HOLD_OFF_MAX: Duration = Duration::from_millis(1280);
+
+/// What one request moves.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Size {
+    Small,
+    /// So many bytes of content.
+    Bytes(usize),
+}
+
+struct Followed {
+    /// The thread that is served, and its stat file in /proc.
+    pid: u32,
+    stat: File,
+    cpu: usize,
+    since: Instant,
+    /// Where the follower was allowed to run before.
+    allowed: libc::cpu_set_t,
+}
+
+#[derive(Default)]
+struct Shared {
+    followed: Option<Followed>,
+    /// Whether one of the threads that stay away is looking at the follower.
+    watched: bool,
+    hold_off: Duration,
+    not_before: Option<Instant>,
+}
+
+/// See the module.
+pub struct Crew {
+    able: bool,
+    /// Thread id of the follower, 0 without one.
+    follower: AtomicI32,
+    /// Requests it has begun, and whether it is at one.
+    begun: AtomicU64,
+    busy: AtomicBool,
+    last_pid: AtomicU32,
+    streak: AtomicU32,
+    shared: Mutex<Shared>,
+    ended: Condvar,
+}
+
+fn own_tid() -> i32 {
+    thread_local!(static TID: i32 = {
+        // SAFETY: gettid(2) takes nothing and cannot fail.
+        unsafe { libc::gettid() }
+    });
+    TID.with(|t| *t)
+}
+
+fn set_policy(tid: i32, policy: i32) -> bool {
+    let param = libc::sched_param { sched_priority: 0 };
+    // SAFETY: param lives through the call.
+    unsafe { libc::sched_setscheduler(tid, policy, &raw const param) == 0 }
+}
+
+fn allowed_cpus(tid: i32) -> Option<libc::cpu_set_t> {
+    // SAFETY: cpu_set_t is plain bits.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: set is writable and of the size that is told.
+    (unsafe { libc::sched_getaffinity(tid, size_of_val(&set), &raw mut set) } == 0).then_some(set)
+}
+
+fn set_allowed(tid: i32, set: &libc::cpu_set_t) -> bool {
+    // SAFETY: set lives through the call and is of the size that is told.
+    unsafe { libc::sched_setaffinity(tid, size_of_val(set), set) == 0 }
+}
+
+fn only(cpu: usize) -> libc::cpu_set_t {
+    // SAFETY: cpu_set_t is plain bits.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    if cpu < libc::CPU_SETSIZE as usize {
+        // SAFETY: cpu is within the set.
+        unsafe { libc::CPU_SET(cpu, &mut set) };
+    }
+    set
+}
+
+/// The processor on which a thread last ran: field 39 of /proc/PID/stat, proc_pid_stat(5).
+fn cpu_of(stat: &File) -> Option<usize> {
+    let mut b = [0u8; 1024];
+    let n = stat.read_at(&mut b, 0).ok()?;
+    let text = &b[..n];
+    // The name in parentheses may hold anything; field 3 follows it.
+    let after = text.iter().rposition(|c| *c == b')')? + 1;
+    std::str::from_utf8(text.get(after..)?).ok()?.split_ascii_whitespace().nth(36)?.parse().ok()
+}
+
+impl Crew {
+    /// For `threads` event threads. Needs more than one of them, and the right to come back from SCHED_IDLE.
+    pub fn new(threads: usize) -> Crew {
+        let there_and_back = || set_policy(0, libc::SCHED_IDLE) && set_policy(0, libc::SCHED_OTHER);
+        // On a thread of its own, which may stay at the lowest priority and ends.
+        let able = threads > 1 && std::thread::spawn(there_and_back).join().unwrap_or(false);
+        Crew {
+            able,
+            follower: AtomicI32::new(0),
+            begun: AtomicU64::new(0),
+            busy: AtomicBool::new(false),
+            last_pid: AtomicU32::new(0),
+            streak: AtomicU32::new(0),
+            shared: Mutex::default(),
+            ended: Condvar::new(),
+        }
+    }
+
+    /// Run the handler of a request of thread `pid` (0: the kernel's own), on an event thread. Whoever is to stay away is
+    /// kept here afterwards.
+    pub fn serve(&self, pid: u32, size: Size, handler: impl FnOnce()) {
+        if !self.able {
+            return handler();
+        }
+        let me = own_tid();
+        match self.follower.load(Ordering::Acquire) {
+            0 => self.count(me, pid, size),
+            f if f == me => {
+                self.busy.store(true, Ordering::Release);
+                let n = self.begun.fetch_add(1, Ordering::AcqRel);
+                if pid != 0 {
+                    self.go_on(me, pid, size, n);
+                }
+            }
+            _ => self.notice_other(pid, size),
+        }
+        handler();
+        match self.follower.load(Ordering::Acquire) {
+            0 => {}
+            f if f == me => self.busy.store(false, Ordering::Release),
+            _ => self.stay_away(),
+        }
+    }
+
+    /// Nobody is followed: is this the next of many small requests by the same thread?
+    fn count(&self, me: i32, pid: u32, size: Size) {
+        let bytes = match size {
+            Size::Small => 0,
+            Size::Bytes(n) => n,
+        };
+        if pid == 0 {
+            return;
+        }
+        if self.last_pid.swap(pid, Ordering::Relaxed) != pid || bytes >= STREAM_BYTES {
+            self.streak.store(0, Ordering::Relaxed);
+            return;
+        }
+        if self.streak.fetch_add(1, Ordering::Relaxed) + 1 >= STREAK {
+            self.streak.store(0, Ordering::Relaxed);
+            self.follow(me, pid);
+        }
+    }
+
+    fn follow(&self, me: i32, pid: u32) {
+        let Some(mut s) = self.shared.try_lock() else { return };
+        if s.followed.is_some() || s.not_before.is_some_and(|t| Instant::now() < t) {
+            return;
+        }
+        let Ok(stat) = File::open(format!("/proc/{pid}/stat")) else { return };
+        let (Some(cpu), Some(allowed)) = (cpu_of(&stat), allowed_cpus(me)) else { return };
+        if !set_policy(0, libc::SCHED_IDLE) {
+            return;
+        }
+        if !set_allowed(0, &only(cpu)) {
+            set_policy(0, libc::SCHED_OTHER);
+            return;
+        }
+        s.followed = Some(Followed { pid, stat, cpu, since: Instant::now(), allowed });
+        self.busy.store(true, Ordering::Release);
+        self.follower.store(me, Ordering::Release);
+    }
+
+    /// The follower is asked again.
+    fn go_on(&self, me: i32, pid: u32, size: Size, n: u64) {
+        let streams = matches!(size, Size::Bytes(b) if b >= STREAM_BYTES);
+        if pid == self.last_pid.load(Ordering::Relaxed) && !streams && n % LOOK_EVERY != 0 {
+            return;
+        }
+        let mut s = self.shared.lock();
+        let Some(f) = &mut s.followed else { return };
+        if pid != f.pid || streams {
+            return self.end(&mut s, false);
+        }
+        match cpu_of(&f.stat) {
+            Some(cpu) if cpu == f.cpu => {}
+            Some(cpu) if set_allowed(me, &only(cpu)) => f.cpu = cpu,
+            _ => self.end(&mut s, false),
+        }
+    }
+
+    /// Another thread was given a request while there is a follower: the first few times that is as it must be.
+    fn notice_other(&self, pid: u32, size: Size) {
+        let streams = matches!(size, Size::Bytes(b) if b >= STREAM_BYTES);
+        if pid != 0 && (streams || pid != self.last_pid.load(Ordering::Relaxed)) {
+            self.end(&mut self.shared.lock(), false);
+        }
+    }
+
+    /// The follower is an event thread like the others again.
+    fn end(&self, s: &mut Shared, stuck: bool) {
+        let Some(f) = s.followed.take() else { return };
+        let tid = self.follower.swap(0, Ordering::AcqRel);
+        set_policy(tid, libc::SCHED_OTHER);
+        set_allowed(tid, &f.allowed);
+        if stuck {
+            let short = f.since.elapsed() < s.hold_off.max(HOLD_OFF);
+            s.hold_off = if short { (s.hold_off * 2).clamp(HOLD_OFF, HOLD_OFF_MAX) } else { HOLD_OFF };
+            s.not_before = Some(Instant::now() + s.hold_off);
+        }
+        self.ended.notify_all();
+    }
+
+    /// Wait until nobody is followed any more. The first to come looks at the follower meanwhile.
+    fn stay_away(&self) {
+        let mut s = self.shared.lock();
+        if s.watched {
+            while s.followed.is_some() {
+                self.ended.wait(&mut s);
+            }
+            return;
+        }
+        s.watched = true;
+        let (mut seen, mut ticks) = (self.begun.load(Ordering::Acquire), 0);
+        while s.followed.is_some() {
+            if !self.ended.wait_for(&mut s, TICK).timed_out() {
+                continue;
+            }
+            let begun = self.begun.load(Ordering::Acquire);
+            ticks = if begun == seen { ticks + 1 } else { 0 };
+            seen = begun;
+            let stuck = ticks > 0 && self.busy.load(Ordering::Acquire);
+            if stuck || ticks > IDLE_TICKS {
+                self.end(&mut s, stuck);
+            }
+        }
+        s.watched = false;
+    }
+}
