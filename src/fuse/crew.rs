@@ -1,7 +1,7 @@
 //! How the event threads share the work. A request costs two wake-ups, and waking a sleeping processor takes longer than
 //! most requests do. So when one program alone asks for one small thing after another, one event thread, the **follower**,
 //! serves it on the very processor it runs on, and the others stay away: a wake-up is then only a switch. This module
-//! decides who follows whom and when that ends. It must never keep a request waiting for longer than a [`TICK`].
+//! decides who follows whom and when that ends. It must never keep a request waiting for longer than two [`TICK`]s.
 //!
 //! The follower runs under SCHED_IDLE, because the kernel wakes a program on the processor it slept on only if nothing
 //! but idle work runs there, and on another one otherwise. Such a thread can starve. So one of the threads that stay away
@@ -14,14 +14,14 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-/// How often a follower is looked at.
-const TICK: Duration = Duration::from_millis(1);
+/// How often a follower is looked at. Each look makes the kernel move the program once, which costs some slow requests.
+const TICK: Duration = Duration::from_millis(10);
 /// A follower whom nothing has been asked for so many ticks stops.
-const IDLE_TICKS: u32 = 20;
+const IDLE_TICKS: u32 = 3;
 /// Small requests by one thread in a row before it is followed.
 const STREAK: u32 = 24;
 /// Requests between two looks at where the program runs.
-const LOOK_EVERY: u64 = 32;
+const LOOK_EVERY: u64 = 16;
 /// A transfer from this size on gains more from two processors than from one.
 const STREAM_BYTES: usize = 256 << 10;
 /// How long nobody is followed after a follower was found stuck; doubled each time it lasted shorter than that.
@@ -42,15 +42,26 @@ struct Followed {
     stat: File,
     cpu: usize,
     since: Instant,
-    /// Where the follower was allowed to run before.
+    /// Where event threads are allowed to run otherwise.
     allowed: libc::cpu_set_t,
+}
+
+impl Followed {
+    /// The follower goes where the program is, and who looks at it goes elsewhere: were it awake there when the program
+    /// is woken, the kernel would find the processor too busy for the program, and move it.
+    fn take_places(&self, follower: i32, watcher: i32) -> bool {
+        if watcher != 0 {
+            set_allowed(watcher, &without(&self.allowed, self.cpu));
+        }
+        set_allowed(follower, &only(self.cpu))
+    }
 }
 
 #[derive(Default)]
 struct Shared {
     followed: Option<Followed>,
-    /// Whether one of the threads that stay away is looking at the follower.
-    watched: bool,
+    /// Which of the threads that stay away looks at the follower, 0 without one.
+    watcher: i32,
     hold_off: Duration,
     not_before: Option<Instant>,
 }
@@ -101,6 +112,15 @@ fn only(cpu: usize) -> libc::cpu_set_t {
     if cpu < libc::CPU_SETSIZE as usize {
         // SAFETY: cpu is within the set.
         unsafe { libc::CPU_SET(cpu, &mut set) };
+    }
+    set
+}
+
+fn without(set: &libc::cpu_set_t, cpu: usize) -> libc::cpu_set_t {
+    let mut set = *set;
+    if cpu < libc::CPU_SETSIZE as usize {
+        // SAFETY: cpu is within the set.
+        unsafe { libc::CPU_CLR(cpu, &mut set) };
     }
     set
 }
@@ -188,11 +208,12 @@ impl Crew {
         if !set_policy(0, libc::SCHED_IDLE) {
             return;
         }
-        if !set_allowed(0, &only(cpu)) {
+        let f = Followed { pid, stat, cpu, since: Instant::now(), allowed };
+        if !f.take_places(me, s.watcher) {
             set_policy(0, libc::SCHED_OTHER);
             return;
         }
-        s.followed = Some(Followed { pid, stat, cpu, since: Instant::now(), allowed });
+        s.followed = Some(f);
         self.busy.store(true, Ordering::Release);
         self.follower.store(me, Ordering::Release);
     }
@@ -204,14 +225,20 @@ impl Crew {
             return;
         }
         let mut s = self.shared.lock();
+        let watcher = s.watcher;
         let Some(f) = &mut s.followed else { return };
         if pid != f.pid || streams {
             return self.end(&mut s, false);
         }
         match cpu_of(&f.stat) {
             Some(cpu) if cpu == f.cpu => {}
-            Some(cpu) if set_allowed(me, &only(cpu)) => f.cpu = cpu,
-            _ => self.end(&mut s, false),
+            Some(cpu) => {
+                f.cpu = cpu;
+                if !f.take_places(me, watcher) {
+                    self.end(&mut s, false);
+                }
+            }
+            None => self.end(&mut s, false),
         }
     }
 
@@ -240,13 +267,17 @@ impl Crew {
     /// Wait until nobody is followed any more. The first to come looks at the follower meanwhile.
     fn stay_away(&self) {
         let mut s = self.shared.lock();
-        if s.watched {
+        if s.watcher != 0 {
             while s.followed.is_some() {
                 self.ended.wait(&mut s);
             }
             return;
         }
-        s.watched = true;
+        let me = own_tid();
+        let Some(f) = &s.followed else { return };
+        let all = f.allowed;
+        set_allowed(me, &without(&all, f.cpu));
+        s.watcher = me;
         let (mut seen, mut ticks) = (self.begun.load(Ordering::Acquire), 0);
         while s.followed.is_some() {
             if !self.ended.wait_for(&mut s, TICK).timed_out() {
@@ -260,6 +291,59 @@ impl Crew {
                 self.end(&mut s, stuck);
             }
         }
-        s.watched = false;
+        s.watcher = 0;
+        set_allowed(me, &all);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+    use std::sync::mpsc::channel;
+
+    #[test]
+    fn the_processor_is_read_past_any_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("stat");
+        let fields: Vec<String> = (3..=52).map(|i| i.to_string()).collect();
+        std::fs::write(&path, format!("4 (a) 7 (b) {}\n", fields.join(" "))).unwrap();
+        assert_eq!(cpu_of(&File::open(&path).unwrap()), Some(39));
+        std::fs::write(&path, "4 (a").unwrap();
+        assert_eq!(cpu_of(&File::open(&path).unwrap()), None);
+    }
+
+    /// Let a thread of the crew follow the calling one. It keeps its role after it has ended, as one that starves would.
+    fn follow_me(crew: &Arc<Crew>) {
+        let (crew, pid) = (Arc::clone(crew), own_tid() as u32);
+        let ask = move || (0..STREAK + 2).for_each(|_| crew.serve(pid, Size::Small, || {}));
+        std::thread::spawn(ask).join().unwrap();
+    }
+
+    #[test]
+    fn who_stays_away_comes_back_when_the_follower_does_not_get_on() {
+        let crew = Arc::new(Crew::new(2));
+        if !crew.able {
+            return;
+        }
+        follow_me(&crew);
+        assert_ne!(crew.follower.load(Ordering::Acquire), 0);
+        // Returns, because the watcher ends what does not move.
+        crew.serve(own_tid() as u32, Size::Small, || {});
+        assert_eq!(crew.follower.load(Ordering::Acquire), 0);
+    }
+
+    #[test]
+    fn another_program_or_a_stream_ends_it_at_once() {
+        let crew = Arc::new(Crew::new(2));
+        if !crew.able {
+            return;
+        }
+        for (pid, size) in [(1, Size::Small), (own_tid() as u32, Size::Bytes(STREAM_BYTES))] {
+            follow_me(&crew);
+            let (tx, rx) = channel();
+            crew.serve(pid, size, || tx.send(crew.follower.load(Ordering::Acquire)).unwrap());
+            assert_eq!(rx.recv().unwrap(), 0);
+        }
     }
 }
