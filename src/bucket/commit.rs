@@ -49,8 +49,11 @@ impl Bucket {
                 ctl.wanted = false;
                 (ctl.stop, short)
             };
-            if let Err(e) = self.commit_once(short) {
-                self.fail(&e.to_string());
+            {
+                let _turn = self.committing.lock();
+                if let Err(e) = self.commit_once(short) {
+                    self.fail(&e.to_string());
+                }
             }
             self.answer_waiters();
             if stop {
@@ -76,9 +79,32 @@ impl Bucket {
         }
     }
 
-    /// Call `done` when everything that was acknowledged before is durable.
-    pub fn sync(&self, done: Done) {
-        self.wait_for(false, done);
+    /// Call `done` when everything that was acknowledged before is durable. When little has to be written and nobody else
+    /// commits, that is done here, by whoever asks: waking the committer would take longer. Otherwise this does not wait.
+    pub fn sync(self: &Arc<Self>, done: Done) {
+        let turn = if self.is_little() { self.committing.try_lock() } else { None };
+        // Asked again: now no commit is under way that could make it more.
+        if turn.is_none() || !self.is_little() {
+            return self.wait_for(false, done);
+        }
+        if let Err(e) = self.commit_once(true) {
+            self.fail(&e.to_string());
+        }
+        drop(turn);
+        self.answer_waiters();
+        done(self.sound());
+    }
+
+    /// Whether a sync would be an intent of a few chunks.
+    fn is_little(&self) -> bool {
+        let ctl = self.ctl.lock();
+        let alone = ctl.waiters.is_empty() && !ctl.wanted && !ctl.stop;
+        drop(ctl);
+        alone
+            && self.dirty_bytes.load(Ordering::Relaxed) <= HERE_BYTES_MAX
+            && self.log.is_settled()
+            && self.space.is_ample()
+            && self.chain.try_lock().is_some_and(|c| c.may_grow(self.commit_interval))
     }
 
     fn wait_for(&self, committed: bool, done: Done) {
@@ -153,7 +179,7 @@ impl Bucket {
                 self.wait_batches(inode, u64::MAX)?;
             }
             if before > EARLY_SYNC_BYTES {
-                self.log.sync()?;
+                self.log.sync(false)?;
             }
         }
 
@@ -214,7 +240,8 @@ impl Bucket {
         if short && !settings_changed && self.intend(&mut gathered, &mut touched, floor)? {
             self.rows_written(&frozen);
             drop(names);
-            let end = self.log.sync()?;
+            let often = self.chain.lock().is_long();
+            let end = self.log.sync(often)?;
             self.chain.lock().synced(end);
             self.durable.store(epoch, Ordering::Release);
             self.answer_waiters();
@@ -230,7 +257,7 @@ impl Bucket {
         };
         self.tell_puts(number, &gathered.puts)?;
         self.tell_commit(number, carried.puts + gathered.puts.len() as u32)?;
-        let end = self.log.sync()?;
+        let end = self.log.sync(false)?;
         // Exactly what is durable: the next intent's flushes are looked for behind it.
         self.put_segments(&mut touched, floor, Some(end))?;
         let empty = self.empty_segments(floor);
@@ -259,6 +286,9 @@ impl Bucket {
         self.catalog().sync()?;
         self.durable.store(epoch, Ordering::Release);
         self.committed.store(epoch, Ordering::Release);
+        if !chain.is_long() {
+            self.log.trim();
+        }
         chain.begin(number, end, short);
         drop(chain);
         self.answer_waiters();

@@ -16,6 +16,9 @@ use crate::types::{BLOCK, Location};
 /// transaction must find room on a disk that may be full.
 const CHAIN_BYTES_MAX: u64 = 8 << 20;
 
+/// From so many intents on more are to be expected.
+const LONG: u32 = 8;
+
 /// What intents leave for the next commit to do.
 #[derive(Default)]
 pub struct Carried {
@@ -56,6 +59,11 @@ impl Chain {
     /// Whether one more intent may follow: not when a commit is due.
     pub fn may_grow(&self, interval: Duration) -> bool {
         !self.owed && self.bytes < CHAIN_BYTES_MAX && (self.is_empty() || self.begun.elapsed() < interval)
+    }
+
+    /// Whether one sync follows the other.
+    pub fn is_long(&self) -> bool {
+        self.n >= LONG
     }
 
     pub fn synced(&mut self, end: Location) {

@@ -150,6 +150,8 @@ pub struct Bucket {
     dirty_fell: Condvar,
     ctl: Mutex<Control>,
     ctl_changed: Condvar,
+    /// Held by the one who commits.
+    committing: Mutex<()>,
     /// What follows the last commit; the committer's.
     chain: Mutex<intent::Chain>,
     commit_interval: Duration,

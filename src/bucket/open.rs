@@ -444,6 +444,7 @@ impl Bucket {
             dirty_fell: Condvar::new(),
             ctl: Mutex::new(Control::default()),
             ctl_changed: Condvar::new(),
+            committing: Mutex::new(()),
             chain: Mutex::new(chain),
             commit_interval: o.commit_interval,
             read_only: o.read_only || keys_away,
@@ -511,6 +512,7 @@ impl Bucket {
             // The next opening makes these changes again; a commit without a number of its own would be in the way.
             return Err(BucketError::Invalid("the last commit left intents behind"));
         }
+        self.log.trim();
         let tx = self.catalog().lock();
         tx.commit()?;
         drop(tx);
