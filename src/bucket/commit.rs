@@ -113,6 +113,7 @@ impl Bucket {
 
     fn has_changes(&self) -> bool {
         !self.changed.lock().is_empty() || self.catalog().changes() > 0 || self.settings_changed.load(Ordering::Acquire)
+            || self.tidy.commit_wanted.load(Ordering::Acquire)
     }
 
     /// `short`: somebody waits, and an intent will do if it can carry what has changed.
@@ -160,7 +161,7 @@ impl Bucket {
         // 2. The instant: no I/O, no sealing.
         let names = self.gate.close_names();
         let mut frozen = Vec::new();
-        let (epoch, settings_changed, floor) = {
+        let (epoch, settings_changed, floor, moved) = {
             let _all = self.gate.freeze();
             let list = std::mem::take(&mut *self.changed.lock());
             for inode in list {
@@ -187,7 +188,11 @@ impl Bucket {
                 frozen.push(f);
             }
             let settings_changed = self.settings_changed.swap(false, Ordering::AcqRel);
-            (self.epoch.fetch_add(1, Ordering::AcqRel), settings_changed, self.sealing_floor())
+            let moved = std::mem::take(&mut *self.tidy.moved.lock());
+            if !short {
+                self.tidy.commit_wanted.store(false, Ordering::Release);
+            }
+            (self.epoch.fetch_add(1, Ordering::AcqRel), settings_changed, self.sealing_floor(), moved)
         };
 
         // 3. The frozen rest is sealed; each map holds still until it has been taken down.
@@ -204,7 +209,10 @@ impl Bucket {
             }
         }
         jobs.send();
-        let mut gathered = Gathered::default();
+        let mut gathered = Gathered { freed: moved.freed, puts: moved.puts.into_values().collect(), ..Gathered::default() };
+        for (segment, n) in moved.delta {
+            *gathered.delta.entry(segment).or_insert(0) += n;
+        }
         for f in &frozen {
             self.wait_batches(&f.inode, f.upto)?;
             self.take_down(f, &mut gathered)?;
@@ -230,7 +238,8 @@ impl Bucket {
         };
         self.tell_puts(number, &gathered.puts)?;
         self.tell_commit(number, carried.puts + gathered.puts.len() as u32)?;
-        let end = self.log.sync()?;
+        let end_segment = self.tidy.end_segment.swap(false, Ordering::AcqRel);
+        let end = self.log.sync_and(end_segment)?;
         // Exactly what is durable: the next intent's flushes are looked for behind it.
         self.put_segments(&mut touched, floor, Some(end))?;
         let empty = self.empty_segments(floor);
@@ -264,6 +273,7 @@ impl Bucket {
         self.answer_waiters();
         gathered.freed.extend(carried.freed);
         self.reclaim.dropped(epoch, gathered.freed, empty);
+        self.tidy.committed(floor);
         Ok(())
     }
 
@@ -308,6 +318,9 @@ impl Bucket {
                         let broken = || BucketError::Invalid("a map names openings that are not there");
                         let mut new_id = || self.new_node();
                         let size = if f.dead { 0 } else { row.size };
+                        for (i, leaf) in c.map.dirty_leaves() {
+                            self.tidy.note(row.ino, i, leaf.wasteful(self.cell_bytes() as u32).1);
+                        }
                         let top = c
                             .map
                             .settle(&seal.secrets(&opens), size, &mut new_id, &mut rows.nodes)

@@ -3,10 +3,10 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 
 use super::inode::Freed;
 use super::{Bucket, BucketError};
@@ -14,6 +14,8 @@ use crate::types::BLOCK;
 
 /// A hole is punched when this many bytes lie together; smaller ones wait for their neighbours.
 const PUNCH_BYTES_MIN: u64 = 64 << 10;
+/// Rows of `wipe` deleted between two chances for others to take the catalog.
+const WIPES_AT_ONCE: usize = 64;
 /// How often waiting for readers' pins is looked at again.
 const RETRY: Duration = Duration::from_millis(20);
 
@@ -29,6 +31,9 @@ pub struct Reclaim {
     tx: Mutex<Option<Sender<Dropped>>>,
     /// Lowest segment id that each running conversion may have sealed into.
     pub holds: Mutex<Vec<u32>>,
+    /// What is queued and not yet given back.
+    waiting: Mutex<usize>,
+    done: Condvar,
 }
 
 /// Keeps segments from a conversion's first chunk on.
@@ -70,14 +75,35 @@ impl Dead {
 
 impl Reclaim {
     fn new(tx: Sender<Dropped>) -> Reclaim {
-        Reclaim { tx: Mutex::new(Some(tx)), holds: Mutex::new(Vec::new()) }
+        Reclaim {
+            tx: Mutex::new(Some(tx)),
+            holds: Mutex::new(Vec::new()),
+            waiting: Mutex::new(0),
+            done: Condvar::new(),
+        }
     }
 
     /// What a commit, durable now, has dropped, and which segments it left empty.
     pub fn dropped(&self, epoch: u64, freed: Vec<Freed>, empty: Vec<u32>) {
         if let Some(tx) = &*self.tx.lock() {
+            *self.waiting.lock() += 1;
             let _ = tx.send(Dropped { epoch, freed, empty });
         }
+    }
+
+    /// Wait until everything queued has been given back.
+    pub fn wait_idle(&self) {
+        let mut waiting = self.waiting.lock();
+        while *waiting > 0 {
+            self.done.wait(&mut waiting);
+        }
+    }
+
+    /// The same, for so long at most: a reader's pin may last.
+    pub fn wait_idle_for(&self, how_long: Duration) {
+        let until = Instant::now() + how_long;
+        let mut waiting = self.waiting.lock();
+        while *waiting > 0 && !self.done.wait_until(&mut waiting, until).timed_out() {}
     }
 
     pub fn stop(&self) {
@@ -112,22 +138,21 @@ impl Bucket {
                 Err(RecvTimeoutError::Disconnected) => open = false,
             }
             while waiting.front().is_some_and(|d| !open || d.epoch < self.pins.oldest()) {
-                if let Some(d) = waiting.pop_front()
-                    && let Err(e) = self.give_back(d, &mut dead)
-                {
+                let Some(d) = waiting.pop_front() else { break };
+                if let Err(e) = self.give_back(d, &mut dead) {
                     log::warn!("reclaim: {e}");
                 }
+                *self.reclaim.waiting.lock() -= 1;
+                self.reclaim.done.notify_all();
             }
         }
     }
 
     fn give_back(&self, d: Dropped, dead: &mut BTreeMap<u32, Dead>) -> Result<(), BucketError> {
         let mut runs: BTreeMap<u32, Vec<(u64, u64)>> = BTreeMap::new();
+        self.wipe_plain(&d.freed)?;
         for f in d.freed {
             let (segment, start) = (f.chunk.at.segment, f.chunk.at.position as u64);
-            if f.plain {
-                self.wipe(segment, f.chunk.at.position, f.chunk.frame_bytes)?;
-            }
             let run = dead.entry(segment).or_default().add(start, start + f.chunk.frame_bytes as u64);
             runs.entry(segment).or_default().push(run);
         }
@@ -136,7 +161,7 @@ impl Bucket {
             d.empty.into_iter().filter(|id| *id < held && self.segments.lock().contains_key(id)).collect();
         if !empty.is_empty() && self.sound().is_ok() {
             // The row goes with the next commit, the file now: a row without live bytes may miss its file.
-            let _permit = self.gate.names();
+            let _permit = self.gate.names_quietly();
             for id in &empty {
                 self.segments.lock().remove(id);
                 self.catalog().lock().delete_segment(*id)?;
@@ -168,12 +193,24 @@ impl Bucket {
         Ok(())
     }
 
-    /// Overwrite a plain chunk and strike it off the list.
-    pub(super) fn wipe(&self, segment: u32, position: u32, bytes: u32) -> Result<(), BucketError> {
-        self.log.files().wipe(segment, position as u64, bytes as u64)?;
-        if self.sound().is_ok() {
-            let _permit = self.gate.names();
-            self.catalog().lock().delete_wipe(segment, position)?;
+    /// Overwrite plain chunks, one sync a segment, and strike them off the list.
+    fn wipe_plain(&self, freed: &[Freed]) -> Result<(), BucketError> {
+        let mut plain: BTreeMap<u32, Vec<(u32, u64)>> = BTreeMap::new();
+        for f in freed.iter().filter(|f| f.plain) {
+            plain.entry(f.chunk.at.segment).or_default().push((f.chunk.at.position, f.chunk.frame_bytes as u64));
+        }
+        for (segment, chunks) in plain {
+            let ranges: Vec<(u64, u64)> = chunks.iter().map(|(at, n)| (u64::from(*at), *n)).collect();
+            self.log.files().wipe_all(segment, &ranges)?;
+            for some in chunks.chunks(WIPES_AT_ONCE) {
+                if self.sound().is_ok() {
+                    let _permit = self.gate.names_quietly();
+                    let tx = self.catalog().lock();
+                    for (position, _) in some {
+                        tx.delete_wipe(segment, *position)?;
+                    }
+                }
+            }
         }
         Ok(())
     }

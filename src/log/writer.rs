@@ -13,7 +13,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::{Condvar, Mutex, RwLock};
 
 use super::buffer::{Aligned, LogBuffer};
-use super::record::{self, INDEX_ENTRY_BYTES, INDEX_FIXED_BYTES, IndexEntry};
+use super::record::{self, INDEX_ENTRY_BYTES, INDEX_FIXED_BYTES, IndexEntry, OPENS_MAX};
 use super::segment::{FOOTER_BYTES, Footer, HEADER_BYTES, SegmentHeader, flush_end, frames_check};
 use super::{LogError, SEGMENT_BYTES, SegmentFiles};
 use crate::crypto::secret::MacKey;
@@ -27,6 +27,8 @@ pub const SLOT_BYTES_MAX: usize = 320 * 1024;
 const RECORD_BYTES_MAX: usize = 384 * 1024;
 /// Bytes of a buffer's memory: frames, records, footer and padding.
 const CAPACITY: usize = BUFFER_BYTES + SLOT_BYTES_MAX + RECORD_BYTES_MAX + INDEX_FIXED_BYTES + 2 * 4096;
+/// An open id in an INDEX record.
+const OPEN_BYTES: usize = 16;
 /// Memory of this many buffers is kept for new ones.
 const SPARE_MAX: usize = 4;
 /// Closed buffers on their way to disk at most; beyond it, slots wait.
@@ -48,6 +50,18 @@ struct Active {
     frames: usize,
     entries: usize,
     records: usize,
+    /// Openings that its INDEX record names beside the log's own.
+    opens: usize,
+}
+
+impl Active {
+    /// Bytes that the INDEX record will have.
+    fn index_bytes(&self) -> usize {
+        if self.entries == 0 {
+            return 0;
+        }
+        INDEX_FIXED_BYTES + self.opens * OPEN_BYTES + self.entries * INDEX_ENTRY_BYTES
+    }
 }
 
 #[derive(Default)]
@@ -166,6 +180,15 @@ impl Log {
 
     /// Room for `bytes` of frames (at most [`SLOT_BYTES_MAX`]) holding `chunks` chunks. Waits while too much is on its way to disk.
     pub fn reserve(&self, bytes: usize, chunks: usize) -> Result<Slot, LogError> {
+        Ok(self.reserve_for(bytes, chunks, &[])?.0)
+    }
+
+    /// The same for frames of other openings, each chunk's given; returns what each chunk's [`IndexEntry::open`] is to be.
+    pub fn reserve_moved(&self, bytes: usize, opens: &[OpenId]) -> Result<(Slot, Vec<u32>), LogError> {
+        self.reserve_for(bytes, opens.len(), opens)
+    }
+
+    fn reserve_for(&self, bytes: usize, chunks: usize, opens: &[OpenId]) -> Result<(Slot, Vec<u32>), LogError> {
         assert!(bytes <= SLOT_BYTES_MAX);
         {
             let mut flight = self.inner.flight.lock();
@@ -176,7 +199,10 @@ impl Log {
         self.failed()?;
         let mut active = self.inner.active.lock();
         let full = |a: &Active| {
-            a.frames >= BUFFER_BYTES || a.records + (a.entries + chunks) * INDEX_ENTRY_BYTES > RECORD_BYTES_MAX
+            a.frames >= BUFFER_BYTES
+                || a.records + (a.entries + chunks) * INDEX_ENTRY_BYTES + (a.opens + opens.len()) * OPEN_BYTES
+                    > RECORD_BYTES_MAX
+                || (!opens.is_empty() && 1 + a.opens + opens.len() > OPENS_MAX)
         };
         if active.as_ref().is_some_and(full) {
             self.send(self.close_buffer(&mut active));
@@ -185,7 +211,19 @@ impl Log {
         let at = a.buffer.add_slot(bytes);
         a.frames += bytes;
         a.entries += chunks;
-        Ok(Slot { buffer: a.buffer.clone(), at, bytes })
+        let mut named = Vec::with_capacity(opens.len());
+        if !opens.is_empty() {
+            let mut g = a.buffer.gathered.lock();
+            for o in opens {
+                let known = g.opens.iter().position(|x| x == o);
+                named.push(known.unwrap_or(g.opens.len()) as u32);
+                if known.is_none() {
+                    g.opens.push(*o);
+                }
+            }
+            a.opens = g.opens.len() - 1;
+        }
+        Ok((Slot { buffer: a.buffer.clone(), at, bytes }, named))
     }
 
     /// The frames are sealed: `entries` describe them. Readers may be told of the location from now on.
@@ -198,7 +236,7 @@ impl Log {
     pub fn append_record(&self, packed: &[u8]) -> Result<(), LogError> {
         self.failed()?;
         let mut active = self.inner.active.lock();
-        if active.as_ref().is_some_and(|a| a.records + packed.len() + a.entries * INDEX_ENTRY_BYTES > RECORD_BYTES_MAX)
+        if active.as_ref().is_some_and(|a| a.records + packed.len() + a.index_bytes() > RECORD_BYTES_MAX)
         {
             self.send(self.close_buffer(&mut active));
         }
@@ -241,9 +279,9 @@ impl Log {
 
     fn fresh(&self, file: Arc<File>, segment: u32, start: u32) -> Active {
         let memory = self.inner.spare.lock().pop().unwrap_or_else(|| Aligned::new(CAPACITY));
-        let buffer = Arc::new(LogBuffer::new(segment, start, memory));
+        let buffer = Arc::new(LogBuffer::new(segment, start, memory, self.inner.identity.open_id));
         self.inner.readable.write().push(buffer.clone());
-        Active { file, buffer, frames: 0, entries: 0, records: 0 }
+        Active { file, buffer, frames: 0, entries: 0, records: 0, opens: 0 }
     }
 
     /// Close the open buffer: its end is now known, so the next one can begin while slots are still being filled. Returns it
@@ -256,8 +294,7 @@ impl Log {
             *active = Some(a);
             return None;
         }
-        let index = if a.entries > 0 { INDEX_FIXED_BYTES + a.entries * INDEX_ENTRY_BYTES } else { 0 };
-        let end = flush_end(start as u64 + (a.frames + index + a.records) as u64);
+        let end = flush_end(start as u64 + (a.frames + a.index_bytes() + a.records) as u64);
         self.inner.lengths.lock().insert(id, end);
         self.inner.flight.lock().buffers += 1;
         let next = (end < SEGMENT_BYTES).then(|| self.fresh(a.file.clone(), id, end as u32));
@@ -284,9 +321,19 @@ impl Log {
 
     /// Make everything appended so far durable. Returns a position up to which the log is durable now.
     pub fn sync(&self) -> Result<Location, LogError> {
+        self.sync_and(false)
+    }
+
+    /// The same, and with `end_segment` whatever comes next goes into a new segment. Only for a commit: what intents hang on
+    /// is looked for in one segment after the other, each of which ends at its full length.
+    pub fn sync_and(&self, end_segment: bool) -> Result<Location, LogError> {
         let (closed, end) = {
             let mut active = self.inner.active.lock();
             let closed = self.close_buffer(&mut active);
+            if end_segment && let Some(a) = active.take() {
+                // Nothing was handed out of it: closing leaves an empty buffer behind.
+                self.inner.readable.write().retain(|b| !Arc::ptr_eq(b, &a.buffer));
+            }
             (closed, self.end_of(&active))
         };
         match closed {
@@ -402,11 +449,12 @@ fn land(inner: &Inner, c: Closed) {
 fn write_one(inner: &Inner, c: &Closed) -> Result<(), LogError> {
     let b = &c.buffer;
     let mut g = b.gathered.lock();
-    let mut records = Vec::with_capacity(INDEX_FIXED_BYTES + g.entries.len() * INDEX_ENTRY_BYTES + g.records.len());
+    let index = INDEX_FIXED_BYTES + g.opens.len() * OPEN_BYTES + g.entries.len() * INDEX_ENTRY_BYTES;
+    let mut records = Vec::with_capacity(index + g.records.len());
     let mut count = g.record_count;
     if !g.entries.is_empty() {
         g.entries.sort_unstable_by_key(|e| e.position);
-        record::pack_index(&mut records, &inner.identity.open_id, &g.entries);
+        record::pack_index(&mut records, &g.opens, &g.entries);
         count += 1;
     }
     records.extend_from_slice(&g.records);
