@@ -114,6 +114,10 @@ fn work(trial: Trial, bench: &Bench, disk: &LossyDisk, history: &mut History) ->
         Err(error) => return Err(format!("first mount: {error}")),
     };
     let mut worker = Worker::new(trial.workload);
+    if trial.workload % 4 != 3 {
+        let place = Place::below(disk.path());
+        worker.compact = Some(Box::new(move || place.compact()));
+    }
     let ended = worker.run(&root, history, OPS, &AtomicU64::new(0), &|| disk.is_cut(), &|_| ());
     worker.release(history);
     if let Ended::Failed(op, error) = &ended

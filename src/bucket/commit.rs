@@ -16,6 +16,8 @@ use crate::log::PutRecord;
 
 /// Sealed bytes above which they are made durable before the epoch is frozen, so that the freeze has less to wait for.
 const EARLY_SYNC_BYTES: usize = 8 << 20;
+/// Free pages of the catalog given back in one commit at most.
+const PAGES_AT_ONCE: u32 = 4096;
 /// Up to this many dirty bytes are sealed by the committer itself.
 const HERE_BYTES_MAX: usize = 256 << 10;
 
@@ -256,7 +258,14 @@ impl Bucket {
                 stored.as_ref().map(|(s, c)| (&**s, c)),
             )?;
             *stored = Some((settings, counters));
+            let shrink = self.tidy.shrink_catalog.swap(false, Ordering::AcqRel);
+            if shrink {
+                tx.give_back_pages(PAGES_AT_ONCE)?;
+            }
             tx.commit()?;
+            if shrink {
+                tx.truncate_wal()?;
+            }
             if restart_wal {
                 tx.checkpoint_rest()?;
             }

@@ -30,6 +30,10 @@ const IDLE_BYTES_PER_S: u64 = 128 << 20;
 const BUSY_WASTE_MIN: u64 = 32 << 20;
 /// While it is used, a step is followed by a rest of so many times its own length, and none when waste is three quarters.
 const BUSY_REST: u32 = 2;
+/// The catalog may have so many bytes of free pages, or so long a -wal file, at rest.
+const CATALOG_SPARE_BYTES: u64 = 256 << 10;
+/// Whoever asks for it by hand waits so long for readers of what was dropped.
+const GIVEN_BACK_WITHIN: Duration = Duration::from_secs(10);
 /// Live bytes moved for one commit, about.
 const BATCH_BYTES: u64 = 32 << 20;
 /// Leaves merged for one commit: their maps stay in memory until then.
@@ -73,6 +77,8 @@ pub(super) struct Tidy {
     /// The next commit is made although nothing has changed, and the segment that is open ends with it.
     pub commit_wanted: AtomicBool,
     pub end_segment: AtomicBool,
+    /// The next commit gives back pages of the catalog, and empties its -wal file.
+    pub shrink_catalog: AtomicBool,
 }
 
 /// What has been tried in this opening: segments, with what lived in them afterwards, and what records take in those read.
@@ -88,7 +94,7 @@ enum Mode {
     /// Somebody uses the bucket.
     Busy,
     Idle,
-    /// Everything that can be moved, however little it gains. For tests.
+    /// Everything that can be moved, however little it gains: asked for by hand.
     All,
 }
 
@@ -269,10 +275,11 @@ impl Bucket {
     }
 
     /// Merge whatever can be merged, move every segment, and wait until the old ones are gone, however little that gains.
-    pub fn compact_now(self: &Arc<Self>) -> Result<(), BucketError> {
+    pub fn compact_now(&self) -> Result<(), BucketError> {
+        let me = self.me.upgrade().ok_or(BucketError::Failed("the bucket is closing".into()))?;
         self.commit()?;
-        self.tidy_pass(Mode::All, u64::MAX)?;
-        self.reclaim.wait_idle();
+        me.tidy_pass(Mode::All, u64::MAX)?;
+        self.reclaim.wait_idle_for(GIVEN_BACK_WITHIN);
         Ok(())
     }
 
@@ -308,10 +315,8 @@ impl Bucket {
                 }
                 continue;
             }
-            if excess == 0 {
-                return Ok(true);
-            }
-            let Some(batch) = Self::choose(&survey, mode, excess) else { return Ok(true) };
+            let batch = if excess > 0 { Self::choose(&survey, mode, excess) } else { None };
+            let Some(batch) = batch else { return self.shrink_catalog(mode, &mut pace) };
             if batch.iter().any(|s| !s.closed) {
                 // The one that is open is worth most: it ends, and is moved next time round.
                 if !self.room_for(SEGMENT_FIXED) {
@@ -324,7 +329,7 @@ impl Bucket {
                 return Ok(false);
             }
             if mode == Mode::All {
-                return Ok(true);
+                return self.shrink_catalog(mode, &mut pace);
             }
         }
     }
@@ -339,6 +344,26 @@ impl Bucket {
     fn commit_for_sure(&self) -> Result<(), BucketError> {
         self.tidy.commit_wanted.store(true, Ordering::Release);
         self.commit()
+    }
+
+    /// The last thing of an idle pass: pages of the catalog that hold nothing any more, and its -wal file. False when it was
+    /// told to stop.
+    fn shrink_catalog(&self, mode: Mode, pace: &mut Pace) -> Result<bool, BucketError> {
+        let mut before = u64::MAX;
+        while mode != Mode::Busy {
+            let (wal, free) = self.catalog().spare_bytes()?;
+            // A reader can keep the -wal file as it is, and the commit itself takes some of it: what does not shrink rests.
+            if wal + free >= before || wal.max(free) <= CATALOG_SPARE_BYTES || !self.room_for(CATALOG_SPARE_BYTES) {
+                break;
+            }
+            before = wal + free;
+            if !pace.go_on(0) {
+                return Ok(false);
+            }
+            self.tidy.shrink_catalog.store(true, Ordering::Release);
+            self.commit_for_sure()?;
+        }
+        Ok(true)
     }
 
     /// Have the open segment end, and know it closed.
