@@ -43,17 +43,40 @@ impl Place {
 
 #[derive(Debug, Clone)]
 enum Op {
-    Write { file: usize, at: u64, len: usize, fill: u8 },
-    Append { file: usize, len: usize, fill: u8 },
-    Truncate { file: usize, size: u64 },
-    Punch { file: usize, at: u64, len: u64 },
-    Read { file: usize, at: u64, len: usize },
+    Write {
+        file: usize,
+        at: u64,
+        len: usize,
+        fill: u8,
+    },
+    Append {
+        file: usize,
+        len: usize,
+        fill: u8,
+    },
+    Truncate {
+        file: usize,
+        size: u64,
+    },
+    Punch {
+        file: usize,
+        at: u64,
+        len: u64,
+    },
+    Read {
+        file: usize,
+        at: u64,
+        len: usize,
+    },
     Commit,
     /// Every segment moved, wasteful leaves merged.
     Compact,
     Reopen,
     SetRule(Option<&'static str>),
-    Request { file: usize, rule: Option<&'static str> },
+    Request {
+        file: usize,
+        rule: Option<&'static str>,
+    },
 }
 
 fn op() -> impl Strategy<Value = Op> {

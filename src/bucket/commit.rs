@@ -114,7 +114,9 @@ impl Bucket {
     }
 
     fn has_changes(&self) -> bool {
-        !self.changed.lock().is_empty() || self.catalog().changes() > 0 || self.settings_changed.load(Ordering::Acquire)
+        !self.changed.lock().is_empty()
+            || self.catalog().changes() > 0
+            || self.settings_changed.load(Ordering::Acquire)
             || self.tidy.commit_wanted.load(Ordering::Acquire)
     }
 
@@ -211,7 +213,8 @@ impl Bucket {
             }
         }
         jobs.send();
-        let mut gathered = Gathered { freed: moved.freed, puts: moved.puts.into_values().collect(), ..Gathered::default() };
+        let mut gathered =
+            Gathered { freed: moved.freed, puts: moved.puts.into_values().collect(), ..Gathered::default() };
         for (segment, n) in moved.delta {
             *gathered.delta.entry(segment).or_insert(0) += n;
         }

@@ -49,7 +49,14 @@ impl Source<'_> {
     }
 
     /// The frame of a chunk, if the flush's records name it as the map does.
-    fn frame(&self, object: u64, seal: &SealId, start: u64, e: &Entry, opens: &[OpenId]) -> Option<(IndexEntry, &[u8])> {
+    fn frame(
+        &self,
+        object: u64,
+        seal: &SealId,
+        start: u64,
+        e: &Entry,
+        opens: &[OpenId],
+    ) -> Option<(IndexEntry, &[u8])> {
         let (open_id, x) = self.index.get(&e.at.position)?;
         let same = x.object == object
             && x.seal == *seal
@@ -140,7 +147,11 @@ impl Bucket {
         if !st.is_file() || st.dead || st.frozen_upto.is_some() {
             return Ok(0);
         }
-        if st.content.is_some() { self.move_in_memory(&inode, &mut st, leaf, source) } else { self.move_rows(&st, leaf, source) }
+        if st.content.is_some() {
+            self.move_in_memory(&inode, &mut st, leaf, source)
+        } else {
+            self.move_rows(&st, leaf, source)
+        }
     }
 
     /// Of an object whose map is in memory: the next commit writes it.
@@ -162,9 +173,9 @@ impl Bucket {
         }
         let Some(l) = content.map.leaf(leaf) else { return Ok(0) };
         self.tidy.note(inode.ino, leaf, l.wasteful(self.cell_bytes() as u32).1);
-        let moves = self.copy_frames(inode.ino, &seal.id, leaf, source.chunks_of(l), source)?;
+        let (moves, copied) = self.copy_frames(inode.ino, &seal.id, leaf, source.chunks_of(l), source);
         if moves.is_empty() {
-            return Ok(0);
+            return copied.map(|()| 0);
         }
         let places: Vec<(Location, Location)> = moves.iter().map(|m| (m.from, m.to)).collect();
         content.map.relocate(leaf, &places);
@@ -176,7 +187,7 @@ impl Bucket {
         }
         content.untold = true;
         self.note_change(inode, st);
-        Ok(bytes)
+        copied.map(|()| bytes)
     }
 
     /// Of an object whose map is not in memory: its rows are changed at once, in the epoch's transaction. Nothing is verified,
@@ -190,9 +201,9 @@ impl Bucket {
         };
         let Some((node, mut body)) = self.leaf_row(&row, leaf)? else { return Ok(0) };
         self.tidy.note(ino, leaf, body.wasteful(self.cell_bytes() as u32).1);
-        let moves = self.copy_frames(ino, &row.seal_id, leaf, source.chunks_of(&body), source)?;
+        let (moves, copied) = self.copy_frames(ino, &row.seal_id, leaf, source.chunks_of(&body), source);
         if moves.is_empty() {
-            return Ok(0);
+            return copied.map(|()| 0);
         }
         body.relocate(&moves.iter().map(|m| (m.from, m.to)).collect::<Vec<_>>());
         let plain = row.method == 0;
@@ -204,13 +215,14 @@ impl Bucket {
             kek: row.kek,
             wrapped: row.wrapped.clone(),
         };
-        {
-            let tx = self.catalog().lock();
-            match node {
-                Some(id) => tx.put_node(id, &body.pack())?,
-                None => tx.put_seal(&SealRow { map: body.pack(), ..row })?,
-            }
-        }
+        let tx = self.catalog().lock();
+        let written = match node {
+            Some(id) => tx.put_node(id, &body.pack()),
+            None => tx.put_seal(&SealRow { map: body.pack(), ..row }),
+        };
+        drop(tx);
+        // A copy that no map shows must not outlive the epoch.
+        written.inspect_err(|e| self.fail(&e.to_string()))?;
         let mut moved = self.tidy.moved.lock();
         moved.puts.insert(ino, put);
         let mut bytes = 0;
@@ -220,7 +232,7 @@ impl Bucket {
             moved.freed.push(Freed { chunk: Dropped { at: m.from, frame_bytes: m.bytes }, plain });
             bytes += u64::from(m.bytes);
         }
-        Ok(bytes)
+        copied.map(|()| bytes)
     }
 
     /// A leaf as the catalog has it, with its row (None: the seal's); None for a hole and for what does not parse.
@@ -241,7 +253,8 @@ impl Bucket {
         Ok(Leaf::parse(&body).ok().map(|l| (id, l)))
     }
 
-    /// Copy frames into the open buffer of the log, with INDEX entries that name the openings they were sealed in.
+    /// Copy frames into the open buffer of the log, with INDEX entries that name the openings they were sealed in. An error
+    /// comes beside what was copied before it: that the map must show all the same.
     fn copy_frames(
         &self,
         object: u64,
@@ -249,7 +262,7 @@ impl Bucket {
         leaf: u64,
         chunks: Vec<Entry>,
         source: &Source,
-    ) -> Result<Vec<Move>, BucketError> {
+    ) -> (Vec<Move>, Result<(), BucketError>) {
         let opens = self.opens();
         let found: Vec<(&Entry, IndexEntry, &[u8])> = chunks
             .iter()
@@ -269,8 +282,12 @@ impl Bucket {
             let (here, behind) = rest.split_at(n.count().max(1));
             rest = behind;
             let total = here.iter().map(|(_, _, f)| f.len()).sum();
-            let ids: Vec<OpenId> = here.iter().filter_map(|(e, _, _)| opens.get(e.seq.open_no as usize).copied()).collect();
-            let (mut slot, named) = self.log.reserve_moved(total, &ids)?;
+            let ids: Vec<OpenId> =
+                here.iter().filter_map(|(e, _, _)| opens.get(e.seq.open_no as usize).copied()).collect();
+            let (mut slot, named) = match self.log.reserve_moved(total, &ids) {
+                Ok(reserved) => reserved,
+                Err(e) => return (out, Err(e.into())),
+            };
             let mut to = slot.location();
             let mut room = slot.bytes_mut();
             let mut entries = Vec::with_capacity(here.len());
@@ -284,7 +301,7 @@ impl Bucket {
             }
             self.log.finish(slot, &entries);
         }
-        Ok(out)
+        (out, Ok(()))
     }
 }
 

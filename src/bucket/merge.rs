@@ -2,12 +2,15 @@
 //! same PUT, same data key. It must never change what can be seen of the file but the room it takes, nor make data of holes.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::inode::{Inode, State};
 use super::leaf::LEAF_BYTES;
 use super::put::{CatalogNodes, map_error};
 use super::{Bucket, BucketError};
 
+/// A file that somebody works on for longer than this is left for another time.
+const IO_WAIT: Duration = Duration::from_millis(50);
 /// Content sealed while a commit would have to wait for it, bytes.
 const STEP_BYTES: u64 = 256 << 10;
 
@@ -21,8 +24,11 @@ impl Bucket {
             Err(e) => return Err(e),
         };
         let written = {
-            let _io = inode.io.write();
-            self.merge_locked(&inode, leaf)
+            // A conversion may hold it for long.
+            match inode.io.try_write_for(IO_WAIT) {
+                Some(_io) => self.merge_locked(&inode, leaf),
+                None => Ok(0),
+            }
         };
         self.let_rest(inode);
         written
@@ -51,14 +57,20 @@ impl Bucket {
             self.health()?;
             let mut st = inode.state.lock();
             let still = self.runs_to_merge(&mut st, leaf)?;
+            let mut sealed = Ok(0);
             for ((a, b), data) in step.into_iter().zip(data) {
                 if still.contains(&(a, b)) && data.len() == (b - a) as usize {
-                    written += self.seal_anew(&mut st, base + u64::from(a), data)?;
+                    sealed = self.seal_anew(&mut st, base + u64::from(a), data);
+                    written += sealed.as_ref().unwrap_or(&0);
+                    if sealed.is_err() {
+                        break;
+                    }
                 }
             }
             if written > 0 {
                 self.note_change(inode, &mut st);
             }
+            sealed?;
         }
         Ok(written)
     }

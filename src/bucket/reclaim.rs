@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
@@ -16,6 +17,12 @@ use crate::types::BLOCK;
 const PUNCH_BYTES_MIN: u64 = 64 << 10;
 /// Rows of `wipe` deleted between two chances for others to take the catalog.
 const WIPES_AT_ONCE: usize = 64;
+/// So when the bucket is idle: a frame of the usual size has three whole blocks.
+const SMALL_BYTES_MIN: u64 = 8 << 10;
+/// Small holes punched between two looks at whether the bucket is still idle; each takes 80 to 365 us.
+const SMALL_AT_ONCE: usize = 256;
+/// Whoever has them punched waits so long at most.
+const SMALL_WAIT: Duration = Duration::from_millis(500);
 /// How often waiting for readers' pins is looked at again.
 const RETRY: Duration = Duration::from_millis(20);
 
@@ -24,6 +31,8 @@ struct Dropped {
     freed: Vec<Freed>,
     /// Closed segments without a live byte as of this commit.
     empty: Vec<u32>,
+    /// Punch small holes too.
+    small: bool,
 }
 
 /// The queue's sending end, and who must not lose segments.
@@ -32,6 +41,8 @@ pub struct Reclaim {
     /// Lowest segment id that each running conversion may have sealed into.
     pub holds: Mutex<Vec<u32>>,
     /// What is queued and not yet given back.
+    /// Bytes that small holes would give back; ranges that grow count more than once, until none is found.
+    small_bytes: AtomicU64,
     waiting: Mutex<usize>,
     done: Condvar,
 }
@@ -71,6 +82,24 @@ impl Dead {
         self.0.insert(start, end);
         (start, end)
     }
+
+    /// The whole blocks of a range are holes now and need not become so again; its edges may still grow.
+    fn punched(&mut self, start: u64, end: u64) {
+        let (a, b) = blocks(start, end);
+        self.0.remove(&start);
+        if start < a {
+            self.0.insert(start, a);
+        }
+        if b < end {
+            self.0.insert(b, end);
+        }
+    }
+}
+
+/// The whole blocks of a range; empty where there are none.
+fn blocks(start: u64, end: u64) -> (u64, u64) {
+    let a = start.next_multiple_of(BLOCK as u64);
+    (a, (end / BLOCK as u64 * BLOCK as u64).max(a))
 }
 
 impl Reclaim {
@@ -78,6 +107,7 @@ impl Reclaim {
         Reclaim {
             tx: Mutex::new(Some(tx)),
             holds: Mutex::new(Vec::new()),
+            small_bytes: AtomicU64::new(0),
             waiting: Mutex::new(0),
             done: Condvar::new(),
         }
@@ -87,8 +117,24 @@ impl Reclaim {
     pub fn dropped(&self, epoch: u64, freed: Vec<Freed>, empty: Vec<u32>) {
         if let Some(tx) = &*self.tx.lock() {
             *self.waiting.lock() += 1;
-            let _ = tx.send(Dropped { epoch, freed, empty });
+            let _ = tx.send(Dropped { epoch, freed, empty, small: false });
         }
+    }
+
+    /// Have some small holes punched, and wait for that, if they give back `worth` bytes together. False if they do not.
+    pub fn punch_small(&self, worth: u64) -> bool {
+        if self.small_bytes.load(Ordering::Relaxed) < worth {
+            return false;
+        }
+        let sent = match &*self.tx.lock() {
+            Some(tx) => {
+                *self.waiting.lock() += 1;
+                tx.send(Dropped { epoch: 0, freed: Vec::new(), empty: Vec::new(), small: true }).is_ok()
+            }
+            None => false,
+        };
+        self.wait_idle_for(SMALL_WAIT);
+        sent
     }
 
     /// Wait until everything queued has been given back.
@@ -170,26 +216,46 @@ impl Bucket {
                 runs.remove(id);
             }
         }
+        if d.small {
+            return self.punch_some(dead);
+        }
         for (segment, mut runs) in runs {
             runs.sort_unstable();
             runs.dedup();
             let Some(ranges) = dead.get_mut(&segment) else { continue };
             for (start, _) in runs {
                 let Some(&end) = ranges.0.get(&start) else { continue };
-                let (a, b) = (start.next_multiple_of(BLOCK as u64), end / BLOCK as u64 * BLOCK as u64);
-                if b > a && b - a >= PUNCH_BYTES_MIN {
+                let (a, b) = blocks(start, end);
+                if b - a >= PUNCH_BYTES_MIN {
                     self.log.files().punch(segment, a, b - a)?;
-                    // What is punched need not be punched again; its edges may still grow.
-                    ranges.0.remove(&start);
-                    if start < a {
-                        ranges.0.insert(start, a);
-                    }
-                    if b < end {
-                        ranges.0.insert(b, end);
-                    }
+                    ranges.punched(start, end);
+                } else if b - a >= SMALL_BYTES_MIN {
+                    self.reclaim.small_bytes.fetch_add(b - a, Ordering::Relaxed);
                 }
             }
         }
+        Ok(())
+    }
+
+    /// Punch a bounded number of small holes.
+    fn punch_some(&self, dead: &mut BTreeMap<u32, Dead>) -> Result<(), BucketError> {
+        let mut found = Vec::new();
+        for (segment, d) in dead.iter() {
+            let wide = d.0.iter().filter(|(s, e)| blocks(**s, **e).1 - blocks(**s, **e).0 >= SMALL_BYTES_MIN);
+            found.extend(wide.map(|(s, e)| (*segment, *s, *e)).take(SMALL_AT_ONCE - found.len()));
+        }
+        let mut bytes = 0;
+        for (segment, start, end) in &found {
+            let (a, b) = blocks(*start, *end);
+            // Struck off first: one that fails is not tried again and again.
+            if let Some(d) = dead.get_mut(segment) {
+                d.punched(*start, *end);
+            }
+            bytes += b - a;
+            self.log.files().punch(*segment, a, b - a)?;
+        }
+        let left = self.reclaim.small_bytes.load(Ordering::Relaxed).saturating_sub(bytes);
+        self.reclaim.small_bytes.store(if found.is_empty() { 0 } else { left }, Ordering::Relaxed);
         Ok(())
     }
 

@@ -14,8 +14,14 @@ use super::compact::Moved;
 use super::{Bucket, BucketError};
 use crate::log::LogError;
 
-/// A bucket that nobody has used for so long is tidied.
+/// A bucket that has hardly been used for so long is tidied where that is cheap ...
 const IDLE_AFTER: Duration = Duration::from_millis(1500);
+/// ... and one that has not been used at all for so long is, whatever it takes.
+const REST_AFTER: Duration = Duration::from_secs(10);
+/// Hardly: so many requests in a time of [`LOOK_EVERY`].
+const HARDLY: u64 = 16;
+/// Bytes moved at most for each that is given back, while somebody uses the bucket now and then.
+const COST_MAX: u64 = 8;
 /// While there may be something to do it is looked for this often.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// At rest this part of the live bytes may be waste ...
@@ -93,7 +99,10 @@ struct Tried {
 enum Mode {
     /// Somebody uses the bucket.
     Busy,
+    /// Hardly anybody does.
     Idle,
+    /// Nobody does.
+    Rest,
     /// Everything that can be moved, however little it gains: asked for by hand.
     All,
 }
@@ -191,8 +200,10 @@ impl Pace<'_> {
         }
         let took = self.last.elapsed();
         let rest = match self.mode {
-            Mode::Idle if b.gate.uses() != self.uses => return false,
-            Mode::Idle => Duration::from_secs_f64(bytes as f64 / IDLE_BYTES_PER_S as f64).saturating_sub(took),
+            Mode::Idle | Mode::Rest if b.gate.uses() > self.uses + HARDLY => return false,
+            Mode::Idle | Mode::Rest => {
+                Duration::from_secs_f64(bytes as f64 / IDLE_BYTES_PER_S as f64).saturating_sub(took)
+            }
             Mode::Busy if self.urgent => Duration::ZERO,
             Mode::Busy => took.min(LOOK_EVERY) * BUSY_REST,
             Mode::All => Duration::ZERO,
@@ -224,7 +235,8 @@ impl Bucket {
     }
 
     fn run_tidy(self: &Arc<Self>) {
-        let (mut uses, mut since) = (self.gate.uses(), Instant::now());
+        let begun = Instant::now();
+        let (mut uses, mut busy, mut used) = (self.gate.uses(), begun, begun);
         loop {
             {
                 let mut ctl = self.tidy.ctl.lock();
@@ -237,10 +249,18 @@ impl Bucket {
             }
             let now = self.gate.uses();
             if now != uses {
-                (uses, since) = (now, Instant::now());
+                used = Instant::now();
+                if now > uses + HARDLY {
+                    busy = used;
+                }
+                uses = now;
             }
-            let mode = if since.elapsed() >= IDLE_AFTER { Mode::Idle } else { Mode::Busy };
-            if mode == Mode::Idle {
+            let mode = match (busy.elapsed() >= IDLE_AFTER, used.elapsed() >= REST_AFTER) {
+                (false, _) => Mode::Busy,
+                (true, false) => Mode::Idle,
+                (true, true) => Mode::Rest,
+            };
+            if mode == Mode::Rest {
                 // What commits from here on, also its own, is looked at once more.
                 self.tidy.ctl.lock().pending = false;
             }
@@ -260,7 +280,7 @@ impl Bucket {
     /// dropped has been given back.
     pub fn tidy_now(self: &Arc<Self>) -> Result<(), BucketError> {
         self.commit()?;
-        while !self.tidy_pass(Mode::Idle, u64::MAX)? {
+        while !self.tidy_pass(Mode::Rest, u64::MAX)? {
             self.health()?;
         }
         self.reclaim.wait_idle();
@@ -290,7 +310,13 @@ impl Bucket {
         self.health()?;
         let forced = uses == u64::MAX;
         let uses = if forced { self.gate.uses() } else { uses };
-        let mut pace = Pace { bucket: self, mode: if forced { Mode::All } else { mode }, uses, urgent: false, last: Instant::now() };
+        let mut pace = Pace {
+            bucket: self,
+            mode: if forced { Mode::All } else { mode },
+            uses,
+            urgent: false,
+            last: Instant::now(),
+        };
         if mode == Mode::All {
             self.end_segment()?;
             tried.done.clear();
@@ -304,9 +330,16 @@ impl Bucket {
                     pace.urgent = survey.taken > content + content / 4 * 3 + BUSY_WASTE_MIN;
                     survey.taken.saturating_sub(content + content / 2 + BUSY_WASTE_MIN)
                 }
-                Mode::Idle => survey.waste.saturating_sub((survey.live / IDLE_WASTE).max(IDLE_WASTE_MIN)),
+                Mode::Idle | Mode::Rest => survey.waste.saturating_sub((survey.live / IDLE_WASTE).max(IDLE_WASTE_MIN)),
                 Mode::All => survey.segments.iter().filter(|s| s.closed).count() as u64,
             };
+            // What can be had by a hole costs no writing.
+            if mode != Mode::Busy && excess > 0 && self.reclaim.punch_small(GAIN_MIN) {
+                if !pace.go_on(0) {
+                    return Ok(false);
+                }
+                continue;
+            }
             // Merging first: what it drops need not be moved.
             let merge = noted > 0 && (mode != Mode::Busy || excess > 0 && noted * 2 > excess);
             if merge {
@@ -448,12 +481,15 @@ impl Bucket {
             if !s.closed {
                 // The open one ends only for itself, and while the bucket is used only when much of it is waste.
                 let worth = if mode == Mode::Busy { BUSY_WASTE_MIN / 2 } else { GAIN_MIN };
-                if batch.is_empty() && s.gain >= worth {
+                if batch.is_empty() && s.gain >= worth && (mode == Mode::Rest || s.live <= s.gain * COST_MAX) {
                     return Some(vec![*s]);
                 }
                 continue;
             }
-            if live > 0 && live + s.live > BATCH_BYTES || gain >= excess {
+            if live > 0 && live + s.live > BATCH_BYTES
+                || gain >= excess
+                || mode == Mode::Idle && s.live > s.gain * COST_MAX
+            {
                 break;
             }
             live += s.live;

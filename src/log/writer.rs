@@ -236,8 +236,7 @@ impl Log {
     pub fn append_record(&self, packed: &[u8]) -> Result<(), LogError> {
         self.failed()?;
         let mut active = self.inner.active.lock();
-        if active.as_ref().is_some_and(|a| a.records + packed.len() + a.index_bytes() > RECORD_BYTES_MAX)
-        {
+        if active.as_ref().is_some_and(|a| a.records + packed.len() + a.index_bytes() > RECORD_BYTES_MAX) {
             self.send(self.close_buffer(&mut active));
         }
         let a = self.open_buffer(&mut active)?;
@@ -251,7 +250,8 @@ impl Log {
     fn open_buffer<'a>(&self, active: &'a mut Option<Active>) -> Result<&'a mut Active, LogError> {
         if active.is_none() {
             let inner = &self.inner;
-            let id = inner.next_id.fetch_add(1, Ordering::AcqRel);
+            // The id counts as used only when the segment is there: what follows a commit is looked for without gaps.
+            let id = inner.next_id.load(Ordering::Acquire);
             let file = Arc::new(inner.files.create(id)?);
             let mut header = aligned_block();
             let SegmentHeaderParts { bytes } = &mut *header;
@@ -262,7 +262,13 @@ impl Log {
                 commit: inner.identity.commit,
             }
             .pack(&inner.identity.key, &mut bytes[..]);
-            file.write_all_at(&bytes[..], 0).map_err(|e| inner.files.io(id, e))?;
+            if let Err(e) = file.write_all_at(&bytes[..], 0) {
+                if let Err(left) = inner.files.remove(id) {
+                    inner.flight.lock().error.get_or_insert(left.to_string());
+                }
+                return Err(inner.files.io(id, e));
+            }
+            inner.next_id.store(id + 1, Ordering::Release);
             {
                 let mut flight = inner.flight.lock();
                 flight.new_names = true;
