@@ -318,7 +318,9 @@ impl Bucket {
             last: Instant::now(),
         };
         if mode == Mode::All {
-            self.end_segment()?;
+            if self.room_for(SEGMENT_FIXED) {
+                self.end_segment()?;
+            }
             tried.done.clear();
         }
         loop {
