@@ -65,7 +65,7 @@ fn churn(
                 scope.spawn(move || {
                     let mut history = History::new(start);
                     let mut worker = Worker::new(seed * THREADS as u64 + thread as u64);
-                    if thread == 0 && seed % 2 == 0 {
+                    if thread == 0 && seed.is_multiple_of(2) {
                         let place = place.clone();
                         worker.compact = Some(Box::new(move || place.compact()));
                     }

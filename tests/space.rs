@@ -521,3 +521,34 @@ fn a_catalog_gives_its_pages_back() {
     place.clean(&bucket, "afterwards");
     bucket.close().unwrap();
 }
+
+#[test]
+fn small_files_take_at_most_a_kib_more_each_also_when_every_other_one_was_deleted() {
+    let place = Place::new("AES256");
+    let bucket = place.open();
+    let content: Vec<u8> = (0..1).flat_map(block).collect();
+    let mut inos = Vec::new();
+    for i in 0..20_000usize {
+        let ino = make(&bucket, &format!("small-{i}"));
+        bucket.write(ino, None, &content[..2000 + i % 2000]).unwrap();
+        inos.push(ino);
+    }
+    let size = |kept: &dyn Fn(usize) -> bool| {
+        let kept: Vec<u64> = (0..20_000).filter(|i| kept(*i)).map(|i| 2000 + i as u64 % 2000).collect();
+        let bytes: u64 = kept.iter().sum();
+        bytes + bytes / 50 + 1024 * kept.len() as u64 + FIXED
+    };
+    bucket.tidy_now().unwrap();
+    assert!(place.du() <= size(&|_| true), "{} of {}", place.du(), size(&|_| true));
+    for i in (0..20_000).filter(|i| i % 2 == 0) {
+        bucket.unlink(ROOT, format!("small-{i}").as_bytes()).unwrap();
+    }
+    bucket.tidy_now().unwrap();
+    eprintln!("half: {} of {}, segments {}", place.du(), size(&|i| i % 2 == 1), place.segments());
+    assert!(place.du() <= size(&|i| i % 2 == 1), "{} of {}", place.du(), size(&|i| i % 2 == 1));
+    for i in (1..20_000).step_by(2) {
+        assert_eq!(bucket.read(inos[i], 0, 5000).unwrap(), content[..2000 + i % 2000]);
+    }
+    place.clean(&bucket, "half of them");
+    bucket.close().unwrap();
+}

@@ -385,11 +385,14 @@ impl Bucket {
     /// told to stop.
     fn shrink_catalog(&self, mode: Mode, pace: &mut Pace) -> Result<bool, BucketError> {
         let mut before = u64::MAX;
-        while mode != Mode::Busy {
+        if mode == Mode::Busy {
+            return Ok(true);
+        }
+        loop {
             let (wal, free) = self.catalog().spare_bytes()?;
             // A reader can keep the -wal file as it is, and the commit itself takes some of it: what does not shrink rests.
             if wal + free >= before || wal.max(free) <= CATALOG_SPARE_BYTES || !self.room_for(CATALOG_SPARE_BYTES) {
-                break;
+                return Ok(true);
             }
             before = wal + free;
             if !pace.go_on(0) {
@@ -398,7 +401,6 @@ impl Bucket {
             self.tidy.shrink_catalog.store(true, Ordering::Release);
             self.commit_for_sure()?;
         }
-        Ok(true)
     }
 
     /// Have the open segment end, and know it closed.
