@@ -43,15 +43,40 @@ impl Place {
 
 #[derive(Debug, Clone)]
 enum Op {
-    Write { file: usize, at: u64, len: usize, fill: u8 },
-    Append { file: usize, len: usize, fill: u8 },
-    Truncate { file: usize, size: u64 },
-    Punch { file: usize, at: u64, len: u64 },
-    Read { file: usize, at: u64, len: usize },
+    Write {
+        file: usize,
+        at: u64,
+        len: usize,
+        fill: u8,
+    },
+    Append {
+        file: usize,
+        len: usize,
+        fill: u8,
+    },
+    Truncate {
+        file: usize,
+        size: u64,
+    },
+    Punch {
+        file: usize,
+        at: u64,
+        len: u64,
+    },
+    Read {
+        file: usize,
+        at: u64,
+        len: usize,
+    },
     Commit,
+    /// Every segment moved, wasteful leaves merged.
+    Compact,
     Reopen,
     SetRule(Option<&'static str>),
-    Request { file: usize, rule: Option<&'static str> },
+    Request {
+        file: usize,
+        rule: Option<&'static str>,
+    },
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -64,6 +89,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (0usize..3, at.clone(), 1u64..500_000).prop_map(|(file, at, len)| Op::Punch { file, at, len }),
         4 => (0usize..3, at, len).prop_map(|(file, at, len)| Op::Read { file, at, len }),
         2 => Just(Op::Commit),
+        2 => Just(Op::Compact),
         1 => Just(Op::Reopen),
         1 => prop_oneof![Just(Op::SetRule(None)), Just(Op::SetRule(Some("AES256"))), Just(Op::SetRule(Some("KMS")))],
         1 => (0usize..3, prop_oneof![Just(None), Just(Some("AES256")), Just(Some("KMS"))]).prop_map(|(file, rule)| Op::Request { file, rule }),
@@ -119,6 +145,7 @@ fn run(place: &Place, name: &str, rule: Option<&str>, chunk: u32, ops: &[Op]) {
                 assert!(got == m[a..b], "op {n}: read of file {file} at {at}, {len} bytes differs");
             }
             Op::Commit => bucket.commit().unwrap(),
+            Op::Compact => bucket.compact_now().unwrap(),
             Op::Reopen => {
                 bucket.close().unwrap();
                 bucket = place.open(name);

@@ -218,3 +218,43 @@ fn r63_close_reports_a_failure_that_no_fsync_has_met() {
     assert_fails("the last close", close(file));
     bench.recover(false, &kept);
 }
+
+/// The disk refuses a call while room is given back. What was acknowledged is there afterwards, whether or not the bucket
+/// had to stop.
+#[test]
+fn r63_a_disk_that_fails_while_room_is_given_back_loses_nothing() {
+    let eio = Action::Errno(libc::EIO);
+    let mut faults = vec![(Call::Create, ".seg", 0, eio), (Call::Fsync, ".seg", 0, Action::SyncFails)];
+    faults.extend((0..4).map(|after| (Call::Write, ".seg", after, eio)));
+    faults.extend((0..3).map(|after| (Call::Write, "-wal", after, eio)));
+    faults.push((Call::Fsync, "-wal", 0, Action::SyncFails));
+    for (call, name_ends, after, action) in faults {
+        for cut in [false, true] {
+            let story = format!("{call:?} of {name_ends}, {after} before it, cut {cut}");
+            let bench = Bench::new();
+            let mut kept = Vec::new();
+            for i in 0..6u64 {
+                let (name, mut content) = (format!("f{i}"), bytes(i, 200_000));
+                durable(&bench.root().join(&name), &content).unwrap();
+                let f = File::options().write(true).open(bench.root().join(&name)).unwrap();
+                for at in (0..12).map(|k| k * 16_384 + 4096) {
+                    let new = bytes(at + i, 4096);
+                    f.write_all_at(&new, at).unwrap();
+                    content[at as usize..at as usize + 4096].copy_from_slice(&new);
+                }
+                f.sync_all().unwrap();
+                kept.push((name, content));
+            }
+            let place = Place::below(bench.disk.path());
+            bench.disk.inject(fault(call, name_ends, after, 1, action));
+            let begun = Instant::now();
+            let _ = place.compact();
+            for (name, content) in &kept {
+                assert!(fs::read(bench.root().join(name)).unwrap() == *content, "{story}: {name}");
+            }
+            let _ = place.compact();
+            assert!(begun.elapsed() < PATIENCE, "{story}: took {:?}", begun.elapsed());
+            bench.recover(cut, &kept);
+        }
+    }
+}

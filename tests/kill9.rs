@@ -43,7 +43,14 @@ impl Acknowledged {
 }
 
 /// Works in all threads until the daemon is killed, `after` from now.
-fn churn(daemon: Daemon, root: &Path, seed: u64, after: Duration, starts: Vec<State>) -> Result<Vec<History>, String> {
+fn churn(
+    daemon: Daemon,
+    place: &Place,
+    root: &Path,
+    seed: u64,
+    after: Duration,
+    starts: Vec<State>,
+) -> Result<Vec<History>, String> {
     let clock = AtomicU64::new(1);
     let acknowledged = Acknowledged { tick: AtomicU64::new(0) };
     let killed = AtomicBool::new(false);
@@ -58,6 +65,10 @@ fn churn(daemon: Daemon, root: &Path, seed: u64, after: Duration, starts: Vec<St
                 scope.spawn(move || {
                     let mut history = History::new(start);
                     let mut worker = Worker::new(seed * THREADS as u64 + thread as u64);
+                    if thread == 0 && seed.is_multiple_of(2) {
+                        let place = place.clone();
+                        worker.compact = Some(Box::new(move || place.compact()));
+                    }
                     begin.wait();
                     let synced = |tick| {
                         acknowledged.tick.fetch_max(tick, Ordering::SeqCst);
@@ -144,7 +155,8 @@ fn r62_kill_9_under_load_leaves_one_moment_and_every_acknowledged_byte() {
         let context =
             format!("SSEFS_KILL_SEED={} (round {round} of seed {seed}, killed after {after:?})", seed + round);
         let daemon = start(&context);
-        let histories = churn(daemon, &root, seed + round, after, states).unwrap_or_else(|e| panic!("{context}: {e}"));
+        let histories =
+            churn(daemon, &place, &root, seed + round, after, states).unwrap_or_else(|e| panic!("{context}: {e}"));
         let daemon = start(&context);
         let kept = judge(&histories, &root).unwrap_or_else(|e| panic!("{context}: {e}\n{}", daemon.output()));
         daemon.unmount().unwrap_or_else(|e| panic!("{context}: {e}"));

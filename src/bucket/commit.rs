@@ -12,10 +12,12 @@ use super::settings;
 use super::write::Jobs;
 use super::{Bucket, BucketError, Done, Waiter};
 use crate::catalog::{InodeRow, SealRow};
-use crate::log::PutRecord;
+use crate::log::{Next, PutRecord};
 
 /// Sealed bytes above which they are made durable before the epoch is frozen, so that the freeze has less to wait for.
 const EARLY_SYNC_BYTES: usize = 8 << 20;
+/// Free pages of the catalog given back in one commit at most.
+const PAGES_AT_ONCE: u32 = 4096;
 /// Up to this many dirty bytes are sealed by the committer itself.
 const HERE_BYTES_MAX: usize = 256 << 10;
 
@@ -138,7 +140,10 @@ impl Bucket {
     }
 
     fn has_changes(&self) -> bool {
-        !self.changed.lock().is_empty() || self.catalog().changes() > 0 || self.settings_changed.load(Ordering::Acquire)
+        !self.changed.lock().is_empty()
+            || self.catalog().changes() > 0
+            || self.settings_changed.load(Ordering::Acquire)
+            || self.tidy.commit_wanted.load(Ordering::Acquire)
     }
 
     /// `short`: somebody waits, and an intent will do if it can carry what has changed.
@@ -179,14 +184,14 @@ impl Bucket {
                 self.wait_batches(inode, u64::MAX)?;
             }
             if before > EARLY_SYNC_BYTES {
-                self.log.sync(false)?;
+                self.log.sync(Next::Anything)?;
             }
         }
 
         // 2. The instant: no I/O, no sealing.
         let names = self.gate.close_names();
         let mut frozen = Vec::new();
-        let (epoch, settings_changed, floor) = {
+        let (epoch, settings_changed, floor, moved) = {
             let _all = self.gate.freeze();
             let list = std::mem::take(&mut *self.changed.lock());
             for inode in list {
@@ -213,7 +218,11 @@ impl Bucket {
                 frozen.push(f);
             }
             let settings_changed = self.settings_changed.swap(false, Ordering::AcqRel);
-            (self.epoch.fetch_add(1, Ordering::AcqRel), settings_changed, self.sealing_floor())
+            let moved = std::mem::take(&mut *self.tidy.moved.lock());
+            if !short {
+                self.tidy.commit_wanted.store(false, Ordering::Release);
+            }
+            (self.epoch.fetch_add(1, Ordering::AcqRel), settings_changed, self.sealing_floor(), moved)
         };
 
         // 3. The frozen rest is sealed; each map holds still until it has been taken down.
@@ -230,7 +239,11 @@ impl Bucket {
             }
         }
         jobs.send();
-        let mut gathered = Gathered::default();
+        let mut gathered =
+            Gathered { freed: moved.freed, puts: moved.puts.into_values().collect(), ..Gathered::default() };
+        for (segment, n) in moved.delta {
+            *gathered.delta.entry(segment).or_insert(0) += n;
+        }
         for f in &frozen {
             self.wait_batches(&f.inode, f.upto)?;
             self.take_down(f, &mut gathered)?;
@@ -240,8 +253,8 @@ impl Bucket {
         if short && !settings_changed && self.intend(&mut gathered, &mut touched, floor)? {
             self.rows_written(&frozen);
             drop(names);
-            let often = self.chain.lock().is_long();
-            let end = self.log.sync(often)?;
+            let next = if self.chain.lock().is_long() { Next::Small } else { Next::Anything };
+            let end = self.log.sync(next)?;
             self.chain.lock().synced(end);
             self.durable.store(epoch, Ordering::Release);
             self.answer_waiters();
@@ -257,7 +270,8 @@ impl Bucket {
         };
         self.tell_puts(number, &gathered.puts)?;
         self.tell_commit(number, carried.puts + gathered.puts.len() as u32)?;
-        let end = self.log.sync(false)?;
+        let ends = self.tidy.end_segment.swap(false, Ordering::AcqRel);
+        let end = self.log.sync(if ends { Next::NewSegment } else { Next::Anything })?;
         // Exactly what is durable: the next intent's flushes are looked for behind it.
         self.put_segments(&mut touched, floor, Some(end))?;
         let empty = self.empty_segments(floor);
@@ -274,7 +288,14 @@ impl Bucket {
                 stored.as_ref().map(|(s, c)| (&**s, c)),
             )?;
             *stored = Some((settings, counters));
+            let shrink = self.tidy.shrink_catalog.swap(false, Ordering::AcqRel);
+            if shrink {
+                tx.give_back_pages(PAGES_AT_ONCE)?;
+            }
             tx.commit()?;
+            if shrink {
+                tx.truncate_wal()?;
+            }
             if restart_wal {
                 tx.checkpoint_rest()?;
             }
@@ -294,6 +315,7 @@ impl Bucket {
         self.answer_waiters();
         gathered.freed.extend(carried.freed);
         self.reclaim.dropped(epoch, gathered.freed, empty);
+        self.tidy.committed(floor);
         Ok(())
     }
 
@@ -338,6 +360,9 @@ impl Bucket {
                         let broken = || BucketError::Invalid("a map names openings that are not there");
                         let mut new_id = || self.new_node();
                         let size = if f.dead { 0 } else { row.size };
+                        for (i, leaf) in c.map.dirty_leaves() {
+                            self.tidy.note(row.ino, i, leaf.wasteful(self.cell_bytes() as u32).1);
+                        }
                         let top = c
                             .map
                             .settle(&seal.secrets(&opens), size, &mut new_id, &mut rows.nodes)

@@ -51,7 +51,7 @@ impl Bucket {
             while start < to {
                 let end = to.min((start / STEP_BYTES + 1) * STEP_BYTES);
                 let data = self.read_locked(inode, start, (end - start) as usize)?;
-                new_sealed += self.seal_into(&mut shadow, &seal, inode.ino, start, data)?;
+                new_sealed += self.seal_into(&mut shadow, &seal, inode.ino, start, data)?.0;
                 start = end;
             }
             at = to;
@@ -108,7 +108,8 @@ impl Bucket {
         }
     }
 
-    /// Seal bytes at a block-aligned offset straight into the log and into a map that nobody else sees. Returns log bytes.
+    /// Seal bytes at a block-aligned offset straight into the log and into a map that nobody else can change now. Returns the
+    /// bytes of log that came and those that went.
     pub(super) fn seal_into(
         &self,
         into: &mut Content,
@@ -116,7 +117,7 @@ impl Bucket {
         ino: u64,
         offset: u64,
         data: Vec<u8>,
-    ) -> Result<u64, BucketError> {
+    ) -> Result<(u64, u64), BucketError> {
         let chunk = self.cell_bytes();
         let data = Arc::new(data);
         let mut ranges = Vec::new();
@@ -150,15 +151,17 @@ impl Bucket {
         let told = places.clone();
         SealJob { log: self.log.clone(), pieces, done: Box::new(move |r| *told.lock() = Some(r)) }.run();
         let places = places.lock().take().ok_or(BucketError::Invalid("a job that did not run"))??;
-        let mut bytes = 0;
+        let (mut bytes, mut dropped) = (0, Vec::new());
         for (i, ((at, n), place)) in ranges.into_iter().zip(places).enumerate() {
             let start = (at % LEAF_BYTES) as u32;
             let seq = Sequence { open_no: self.open_no, counter: first + i as u64 };
             let e = Entry { start, len: n, chunk_start: start, chunk_len: n, seq, at: place };
-            into.map.insert(at / LEAF_BYTES, e, &mut Vec::new());
+            into.map.insert(at / LEAF_BYTES, e, &mut dropped);
             into.came(place.segment, e.frame_bytes());
             bytes += n as u64 + FRAME_OVERHEAD as u64;
         }
-        Ok(bytes)
+        let went = dropped.iter().map(|d| d.frame_bytes as u64).sum();
+        into.went(&dropped);
+        Ok((bytes, went))
     }
 }

@@ -9,6 +9,14 @@ use crate::types::{BLOCK, CHUNK_BYTES_MAX, FRAME_OVERHEAD, Location, OpenId, Sea
 pub const LEAF_BYTES: u64 = 1 << 20;
 const RUN_BYTES: usize = 44;
 const FLAG_PARTIAL: u16 = 1;
+/// What a chunk takes beside its content: frame, INDEX entry, run of the map.
+const CHUNK_COST: u64 = FRAME_OVERHEAD as u64 + 52 + RUN_BYTES as u64;
+/// A stretch of a chunk's size is wasteful when it could save this part of what it shows.
+const WASTE_OF_CELL: u64 = 64;
+/// A leaf is worth writing anew when it saves this part of what it shows ...
+const WASTE_OF_LEAF: u64 = 128;
+/// ... and this many bytes.
+const SAVED_MIN: u64 = 1024;
 /// Entries a leaf can have: one a block.
 const ENTRIES_MAX: usize = LEAF_BYTES as usize / BLOCK;
 
@@ -117,6 +125,66 @@ impl Leaf {
             }
         }
         out
+    }
+
+    /// The chunks that lie in a segment at [from, to), once each, by file offset; the part of each that is shown first.
+    pub fn chunks_in(&self, segment: u32, from: u64, to: u64) -> Vec<Entry> {
+        let mut out: Vec<Entry> = Vec::new();
+        for e in &self.entries {
+            let inside = e.at.segment == segment
+                && e.at.position as u64 >= from
+                && e.at.position as u64 + e.frame_bytes() as u64 <= to;
+            if inside && !out.iter().rev().any(|x| x.at == e.at) {
+                out.push(*e);
+            }
+        }
+        out
+    }
+
+    /// Say of chunks where they lie now. What the tag covers stays as it is.
+    pub fn relocate(&mut self, moves: &[(Location, Location)]) {
+        for e in &mut self.entries {
+            if let Some((_, to)) = moves.iter().find(|(from, _)| *from == e.at) {
+                e.at = *to;
+            }
+        }
+    }
+
+    /// Stretches of the leaf, none crossing a multiple of `cell` (the chunk size), that would take less room if each were one
+    /// chunk, and the bytes that all of them together would save. Empty when it is not worth the writing.
+    pub fn wasteful(&self, cell: u32) -> (Vec<(u32, u32)>, u64) {
+        let (mut found, mut saved, mut shown) = (Vec::new(), 0u64, 0u64);
+        let mut rest = &self.entries[..];
+        while let Some(first) = rest.first() {
+            let end = (first.start / cell + 1) * cell;
+            let (here, behind) = rest.split_at(rest.partition_point(|e| e.start < end));
+            rest = behind;
+            let mut runs: Vec<(u32, u32)> = Vec::new();
+            let (mut hidden, mut chunks, mut visible) = (0u64, 0u64, 0u64);
+            for (i, e) in here.iter().enumerate() {
+                visible += u64::from(e.len);
+                // Only whole blocks can be followed by more of the same chunk.
+                match runs.last_mut() {
+                    Some(r) if r.1 == e.start => r.1 = e.end(),
+                    _ => runs.push((e.start, e.end())),
+                }
+                if !here[..i].iter().any(|x| x.at == e.at) {
+                    chunks += 1;
+                    hidden += u64::from(e.chunk_len);
+                }
+            }
+            hidden = hidden.saturating_sub(visible);
+            let waste = hidden + chunks.saturating_sub(runs.len() as u64) * CHUNK_COST;
+            shown += visible;
+            if waste * WASTE_OF_CELL > visible {
+                saved += waste;
+                found.append(&mut runs);
+            }
+        }
+        if saved < SAVED_MIN || saved * WASTE_OF_LEAF < shown {
+            return (Vec::new(), 0);
+        }
+        (found, saved)
     }
 
     pub fn tag(&self, key: &MapKey, seal: &SealId, index: u64, opens: &[OpenId]) -> Option<[u8; 32]> {
@@ -278,6 +346,51 @@ mod tests {
         assert!(dropped.is_empty());
         leaf.cut(8192, 16384, &mut dropped);
         assert_eq!(dropped.len(), 1);
+    }
+
+    #[test]
+    fn moving_chunks_changes_where_they_lie_and_not_the_tag() {
+        let key = MapKey::take(&mut [9; 32]);
+        let opens = [OpenId([1; 16])];
+        let mut leaf = Leaf::default();
+        leaf.insert(chunk(0, 16384, 1), &mut Vec::new());
+        leaf.insert(chunk(4096, 4096, 2), &mut Vec::new());
+        let old = leaf.chunks_in(1, 0, u64::MAX);
+        assert_eq!(old.len(), 2, "both parts of the first chunk are one");
+        assert!(leaf.chunks_in(2, 0, u64::MAX).is_empty());
+        assert!(leaf.chunks_in(1, 0, old[0].at.position as u64 + 16383).is_empty(), "a frame that is cut off");
+        let tag = leaf.tag(&key, &SealId([2; 16]), 0, &opens).unwrap();
+        let to = Location { segment: 7, position: 4096 };
+        leaf.relocate(&[(old[0].at, to)]);
+        assert_eq!(leaf.tag(&key, &SealId([2; 16]), 0, &opens).unwrap(), tag);
+        assert_eq!(leaf.entries().iter().filter(|e| e.at == to).count(), 2);
+        assert_eq!(leaf.chunks_in(1, 0, u64::MAX).len(), 1);
+        assert_eq!(Leaf::parse(&leaf.pack()), Ok(leaf));
+    }
+
+    #[test]
+    fn what_is_shown_in_part_or_in_small_pieces_is_wasteful_and_holes_are_not() {
+        let mut leaf = Leaf::default();
+        for k in 0..64 {
+            leaf.insert(chunk(k * 16384, 16384, k as u64), &mut Vec::new());
+        }
+        assert_eq!(leaf.wasteful(16384), (vec![], 0));
+        for k in 0..4 {
+            leaf.insert(chunk(k * 4096, 4096, 100 + k as u64), &mut Vec::new());
+        }
+        assert_eq!(leaf.wasteful(16384).1, 0, "one stretch of 64 is not worth it");
+        for k in 4..256 {
+            leaf.insert(chunk(k * 4096, 4096, 100 + k as u64), &mut Vec::new());
+        }
+        let (runs, saved) = leaf.wasteful(16384);
+        assert_eq!((runs.len(), runs[1], saved), (64, (16384, 32768), 64 * 3 * CHUNK_COST));
+        // One block of a chunk is left, and a hole behind it.
+        let mut leaf = Leaf::default();
+        leaf.insert(chunk(0, 16384, 1), &mut Vec::new());
+        leaf.cut(0, 8192, &mut Vec::new());
+        leaf.cut(12288, 16384, &mut Vec::new());
+        leaf.insert(chunk(0, 4096, 2), &mut Vec::new());
+        assert_eq!(leaf.wasteful(16384), (vec![(0, 4096), (8192, 12288)], 12288));
     }
 
     proptest! {

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use super::leaf::{Dropped, Entry, LEAF_BYTES, Leaf};
 use crate::crypto::mac;
 use crate::crypto::secret::MapKey;
-use crate::types::{OpenId, SealId};
+use crate::types::{Location, OpenId, SealId};
 
 /// Children of an index node.
 pub const FANOUT: u64 = 64;
@@ -122,6 +122,8 @@ pub struct Map {
     height: u8,
     leaves: BTreeMap<u64, Leaf>,
     dirty: BTreeSet<u64>,
+    /// Leaves that say of chunks where they lie now, and are otherwise as the last commit has them: no tag changes.
+    moved: BTreeSet<u64>,
     /// Leaves handed to a commit whose rows may not have been written yet: reading them back could find the old row.
     settling: BTreeSet<u64>,
     /// By (level, index); level 1 is above leaves. The top is (height, 0).
@@ -167,7 +169,7 @@ impl Map {
     }
 
     pub fn is_dirty(&self) -> bool {
-        !self.dirty.is_empty()
+        !self.dirty.is_empty() || !self.moved.is_empty()
     }
 
     /// What the map takes in memory, about.
@@ -223,8 +225,8 @@ impl Map {
             return Err(damaged);
         }
         if self.leaves.len() >= LEAVES_KEPT_MAX {
-            let (dirty, settling) = (&self.dirty, &self.settling);
-            self.leaves.retain(|i, _| dirty.contains(i) || settling.contains(i));
+            let (dirty, moved, settling) = (&self.dirty, &self.moved, &self.settling);
+            self.leaves.retain(|i, _| dirty.contains(i) || moved.contains(i) || settling.contains(i));
         }
         self.leaves.insert(i, leaf);
         Ok(())
@@ -239,6 +241,19 @@ impl Map {
     pub fn insert(&mut self, i: u64, e: Entry, dropped: &mut Vec<Dropped>) {
         self.leaves.entry(i).or_default().insert(e, dropped);
         self.dirty.insert(i);
+    }
+
+    /// Say of chunks of leaf `i` where they lie now; its leaf must have been loaded.
+    pub fn relocate(&mut self, i: u64, moves: &[(Location, Location)]) {
+        if let Some(l) = self.leaves.get_mut(&i) {
+            l.relocate(moves);
+            self.moved.insert(i);
+        }
+    }
+
+    /// Leaves that the next [`Map::settle`] writes with new tags.
+    pub fn dirty_leaves(&self) -> impl Iterator<Item = (u64, &Leaf)> {
+        self.dirty.iter().filter_map(|i| Some((*i, self.leaves.get(i)?)))
     }
 
     /// Take [from, to) of leaf `i` out of the map; its leaf must have been loaded.
@@ -293,11 +308,24 @@ impl Map {
         while self.height < want {
             self.grow(s, new_id, out)?;
         }
+        let moved = std::mem::take(&mut self.moved);
         if self.height == 0 {
             self.dirty.clear();
             let empty = Leaf::default();
             let leaf = self.leaves.get(&0).unwrap_or(&empty);
             return Some(Top { height: 0, body: leaf.pack(), tag: leaf.tag(s.key, &s.seal, 0, s.opens)? });
+        }
+        for i in moved {
+            // Under the id it has: nothing above it changes. One that is dirty as well is written below.
+            if !self.dirty.contains(&i) {
+                let child = self.nodes.get(&(1, i / FANOUT))?.0[(i % FANOUT) as usize];
+                let l = self.leaves.get(&i)?;
+                if child.id == 0 {
+                    return None;
+                }
+                out.push(NodeWrite::Put(child.id, l.pack()));
+                self.settling.insert(i);
+            }
         }
         let mut changed: BTreeSet<u64> = BTreeSet::new();
         for i in std::mem::take(&mut self.dirty) {

@@ -2,6 +2,7 @@
 //! Everything a mount does it does through here; nothing here knows FUSE. `gate.rs` has the order of all locks.
 
 mod commit;
+mod compact;
 mod convert;
 mod encryption;
 mod error;
@@ -14,6 +15,7 @@ mod kek;
 mod leaf;
 mod lock;
 mod map;
+mod merge;
 mod names;
 mod open;
 mod pins;
@@ -28,6 +30,7 @@ mod rows;
 mod settings;
 mod space;
 mod table;
+mod tidy;
 mod write;
 
 use std::collections::{BTreeMap, HashMap};
@@ -145,6 +148,7 @@ pub struct Bucket {
     segments: Mutex<BTreeMap<u32, SegmentRow>>,
     reclaim: reclaim::Reclaim,
     space: space::Space,
+    tidy: tidy::Tidy,
     dirty_bytes: AtomicUsize,
     dirty_gate: Mutex<()>,
     dirty_fell: Condvar,

@@ -14,7 +14,7 @@ use super::gate::Gate;
 use super::kek::now_s;
 use super::lock::{self, BucketLock};
 use super::settings::{self, Counters, Settings};
-use super::{Bucket, BucketError, Control, Holder, ROOT, intent, now_ns, reclaim, recover, replay, space, table};
+use super::{Bucket, BucketError, Control, Holder, ROOT, intent, now_ns, reclaim, recover, replay, space, table, tidy};
 use crate::catalog::{Catalog, InodeRow};
 use crate::crypto::derive;
 use crate::crypto::secret::{BucketKey, random_id};
@@ -439,6 +439,7 @@ impl Bucket {
             segments: Mutex::new(segments),
             reclaim,
             space: space::Space::new(dir.to_owned()),
+            tidy: tidy::Tidy::new(counters.next_segment),
             dirty_bytes: AtomicUsize::new(0),
             dirty_gate: Mutex::new(()),
             dirty_fell: Condvar::new(),
@@ -468,6 +469,7 @@ impl Bucket {
             spawn("ssefs-reclaim", Box::new(move || b.run_reclaim(&queue)))?,
         ];
         *bucket.threads.lock() = threads;
+        bucket.start_tidying().map_err(io(&bucket.dir))?;
         Ok(self)
     }
 
@@ -479,6 +481,7 @@ impl Bucket {
         let first = self.commit();
         // From here on changes are refused; those under way end before the last commit.
         self.closing.store(true, Ordering::Release);
+        self.tidy.stop();
         self.table.forget_all();
         drop(self.gate.close_names());
         {

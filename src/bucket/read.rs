@@ -21,6 +21,7 @@ impl Bucket {
     /// Up to `len` bytes at `offset`; fewer at the end of the file.
     pub fn read(&self, ino: u64, offset: u64, len: usize) -> Result<Vec<u8>, BucketError> {
         let inode = self.inode(ino)?;
+        self.gate.used();
         let _io = inode.io.read();
         self.read_locked(&inode, offset, len)
     }

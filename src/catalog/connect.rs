@@ -23,6 +23,8 @@ const CACHE_KIB: i64 = 48 * 1024;
 
 /// Each connection is behind a mutex of ours: SQLite's own would be taken for nothing, at every call.
 const FLAGS: OpenFlags = OpenFlags::SQLITE_OPEN_READ_WRITE.union(OpenFlags::SQLITE_OPEN_NO_MUTEX);
+/// How long a statement waits for another connection.
+const BUSY_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
 /// The first bytes of the main file that are read ahead when rows are looked for that are not in memory.
 const WARM_BYTES: i64 = 64 << 20;
 /// Seconds before they are read ahead again.
@@ -61,7 +63,7 @@ fn wal_path(path: &Path) -> PathBuf {
 }
 
 fn configure(conn: &Connection) -> Result<(), rusqlite::Error> {
-    conn.busy_timeout(std::time::Duration::from_secs(10))?;
+    conn.busy_timeout(BUSY_TIMEOUT)?;
     conn.set_prepared_statement_cache_capacity(96);
     // Closing must not checkpoint by itself: after a failed sync the frames in the WAL may be gone, and copying them would
     // put what is left into the main file. Clean closings checkpoint before they close.
@@ -84,6 +86,8 @@ impl Catalog {
         std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
         let conn = Connection::open_with_flags(path, FLAGS)?;
         conn.pragma_update(None, "page_size", 4096)?;
+        // Before the first table, or not at all: pages that become free can then be given back to the disk.
+        conn.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
         configure(&conn)?;
         conn.pragma_update(None, "application_id", APPLICATION_ID)?;
         conn.pragma_update(None, "user_version", FORMAT_VERSION)?;
@@ -220,6 +224,16 @@ impl Catalog {
         Ok(())
     }
 
+    /// Bytes of the -wal file, and of the main file that hold nothing and can be given back.
+    pub fn spare_bytes(&self) -> Result<(u64, u64), CatalogError> {
+        let wal = self.wal.metadata()?.len();
+        let tx = self.lock();
+        let number = |what| tx.conn.0.pragma_query_value(None, what, |r| r.get::<_, i64>(0));
+        // A catalog that was made without it cannot: its free pages are only used again.
+        let free = if number("auto_vacuum")? == 2 { number("freelist_count")? * number("page_size")? } else { 0 };
+        Ok((wal, free.max(0) as u64))
+    }
+
     /// Commit what is pending, checkpoint everything and close.
     pub fn close(self) -> Result<(), CatalogError> {
         let Catalog { writer, checkpointer, wal, .. } = self;
@@ -281,6 +295,30 @@ impl Tx<'_> {
         }
         r?;
         Ok(())
+    }
+
+    /// Give up to so many free pages at the file's end back, in the open transaction; pages in use move to its front.
+    pub fn give_back_pages(&self, most: u32) -> Result<(), CatalogError> {
+        let r = (|| {
+            let mut s = self.conn.0.prepare(&format!("PRAGMA incremental_vacuum({most})"))?;
+            let mut rows = s.query([])?;
+            // A page a step.
+            while rows.next()?.is_some() {}
+            Ok(())
+        })();
+        self.guard(r)
+    }
+
+    /// Between COMMIT and the next BEGIN: everything goes into the main file and the -wal file becomes empty, unless somebody
+    /// reads from it.
+    pub fn truncate_wal(&self) -> Result<(), CatalogError> {
+        self.conn.0.busy_timeout(std::time::Duration::ZERO)?;
+        let r = self.conn.0.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+        self.conn.0.busy_timeout(BUSY_TIMEOUT)?;
+        match r {
+            Err(e) if e.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy) => Ok(()),
+            r => Ok(r?),
+        }
     }
 
     /// Between COMMIT and the next BEGIN: finish a checkpoint, so that the WAL starts over.

@@ -142,6 +142,8 @@ pub enum BucketCmd {
         #[command(flatten)]
         output: Output,
     },
+    /// Give back all room that can be given back, now; a mounted bucket does most of it by itself when it is idle
+    Compact { bucket: BucketName },
     /// Delete a bucket that holds no objects
     Delete {
         bucket: BucketName,

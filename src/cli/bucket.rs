@@ -31,6 +31,10 @@ pub fn run(place: &Place, command: &BucketCmd) -> Result<(), OpError> {
             let info = place::run(place, bucket, &Command::Info, &Quiet)?;
             if output.json { print::json(&info) } else { print::fields(&info) }
         }
+        BucketCmd::Compact { bucket } => {
+            place::run(place, bucket, &Command::Compact, &Quiet)?;
+            Ok(())
+        }
         BucketCmd::Delete { bucket, force } => {
             let dir = place.store_dir()?;
             if !bucket_exists(dir, bucket) {

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use parking_lot::Mutex;
 
 use super::record::IndexEntry;
-use crate::types::BLOCK;
+use crate::types::{BLOCK, OpenId};
 
 /// Memory aligned to a block, for O_DIRECT. Not zeroed: clearing a buffer's whole capacity would cost more than a small
 /// flush does, and every byte of a flush is written before it is read.
@@ -72,6 +72,8 @@ impl Drop for Aligned {
 #[derive(Default)]
 pub struct Gathered {
     pub entries: Vec<IndexEntry>,
+    /// Openings that the entries name, the log's own first. Decided when slots are handed out: the flush's length hangs on it.
+    pub opens: Vec<OpenId>,
     /// Packed records other than the INDEX.
     pub records: Vec<u8>,
     pub record_count: u32,
@@ -90,12 +92,12 @@ pub struct LogBuffer {
 }
 
 impl LogBuffer {
-    pub fn new(segment: u32, start: u32, memory: Aligned) -> LogBuffer {
+    pub fn new(segment: u32, start: u32, memory: Aligned, own: OpenId) -> LogBuffer {
         LogBuffer {
             segment,
             start,
             memory,
-            gathered: Mutex::new(Gathered::default()),
+            gathered: Mutex::new(Gathered { opens: vec![own], ..Gathered::default() }),
             outstanding: AtomicU32::new(1),
             frames: AtomicU32::new(0),
         }

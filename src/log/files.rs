@@ -167,6 +167,12 @@ impl SegmentFiles {
         Ok(std::fs::metadata(self.path(id)).map_err(|e| self.io(id, e))?.len())
     }
 
+    /// Bytes that the disk has given to a segment.
+    pub fn allocated(&self, id: u32) -> Result<u64, LogError> {
+        use std::os::unix::fs::MetadataExt;
+        Ok(std::fs::metadata(self.path(id)).map_err(|e| self.io(id, e))?.blocks() * 512)
+    }
+
     /// Remove a segment that holds nothing live. One that is gone already is fine.
     pub fn remove(&self, id: u32) -> Result<(), LogError> {
         self.open.lock().remove(&id);
@@ -200,17 +206,25 @@ impl SegmentFiles {
 
     /// Overwrite a range with zeroes and make that durable.
     pub fn wipe(&self, id: u32, position: u64, bytes: u64) -> Result<(), LogError> {
+        self.wipe_all(id, &[(position, bytes)])
+    }
+
+    /// Overwrite ranges (position, bytes) with zeroes and make that durable.
+    pub fn wipe_all(&self, id: u32, ranges: &[(u64, u64)]) -> Result<(), LogError> {
         let f = match OpenOptions::new().write(true).open(self.path(id)) {
             Ok(f) => f,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
             Err(e) => return Err(self.io(id, e)),
         };
-        let zeroes = vec![0u8; bytes.min(1 << 20) as usize];
-        let mut done = 0;
-        while done < bytes {
-            let n = (bytes - done).min(zeroes.len() as u64) as usize;
-            f.write_all_at(&zeroes[..n], position + done).map_err(|e| self.io(id, e))?;
-            done += n as u64;
+        let longest = ranges.iter().map(|(_, n)| *n).max().unwrap_or(0);
+        let zeroes = vec![0u8; longest.min(1 << 20) as usize];
+        for &(position, bytes) in ranges {
+            let mut done = 0;
+            while done < bytes {
+                let n = (bytes - done).min(zeroes.len() as u64) as usize;
+                f.write_all_at(&zeroes[..n], position + done).map_err(|e| self.io(id, e))?;
+                done += n as u64;
+            }
         }
         f.sync_data().map_err(|e| self.io(id, e))
     }

@@ -12,9 +12,9 @@ mod writer;
 pub use files::SegmentFiles;
 pub use record::pack_puts;
 pub use record::{CommitRecord, IndexEntry, IntentRecord, KekRecord, PutRecord, Record};
-pub use scan::{Flush, read_header, scan_flushes};
+pub use scan::{Flush, flushes_backwards, read_header, scan_flushes};
 pub use segment::{Footer, HEADER_BYTES, SegmentHeader};
-pub use writer::{Log, LogIdentity, SLOT_BYTES_MAX, Slot};
+pub use writer::{Log, LogIdentity, Next, SLOT_BYTES_MAX, Slot};
 
 use std::path::PathBuf;
 

@@ -12,6 +12,8 @@ const TYPE_PUTS: u8 = 4;
 const HEAD: usize = 5;
 /// Bytes of one chunk in an INDEX record.
 pub const INDEX_ENTRY_BYTES: usize = 52;
+/// Open ids in one INDEX record at most.
+pub const OPENS_MAX: usize = 1024;
 /// Bytes of an INDEX record beside its entries, with one open id.
 pub const INDEX_FIXED_BYTES: usize = HEAD + 2 + 16 + 4;
 
@@ -100,11 +102,13 @@ fn close(out: &mut [u8], body: usize) {
     out[body - 4..body].copy_from_slice(&n.to_le_bytes());
 }
 
-/// Append an INDEX record of entries that all belong to one opening.
-pub fn pack_index(out: &mut Vec<u8>, open_id: &OpenId, entries: &[IndexEntry]) {
+/// Append an INDEX record; entries name their opening by its place in `opens` (at most [`OPENS_MAX`]).
+pub fn pack_index(out: &mut Vec<u8>, opens: &[OpenId], entries: &[IndexEntry]) {
     let body = head(out, TYPE_INDEX);
-    out.extend_from_slice(&1u16.to_le_bytes());
-    out.extend_from_slice(&open_id.0);
+    out.extend_from_slice(&(opens.len() as u16).to_le_bytes());
+    for o in opens {
+        out.extend_from_slice(&o.0);
+    }
     out.extend_from_slice(&(entries.len() as u32).to_le_bytes());
     for e in entries {
         out.extend_from_slice(&e.seal.0);
@@ -292,7 +296,7 @@ mod tests {
         let kek = KekRecord { kek: 2, key_id: "mk-1".into(), version: 3, wrapped: vec![1; 113] };
         let commit = CommitRecord { number: 12, durable: 11, puts: 1, root: [0; 32] };
         let mut bytes = Vec::new();
-        pack_index(&mut bytes, &OpenId([1; 16]), &[entry]);
+        pack_index(&mut bytes, &[OpenId([1; 16])], &[entry]);
         assert_eq!(bytes.len(), INDEX_FIXED_BYTES + INDEX_ENTRY_BYTES);
         pack_puts(&mut bytes, 12, std::slice::from_ref(&kek), std::slice::from_ref(&put));
         commit.pack(&mut bytes);

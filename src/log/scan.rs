@@ -19,6 +19,11 @@ pub struct Flush {
 }
 
 impl Flush {
+    /// Where the frames end.
+    pub fn frames_end(&self) -> u64 {
+        self.frames_end
+    }
+
     /// Whether the frames are as they were written: a power cut may have kept the footer and lost some of them.
     ///
     /// # Errors
@@ -56,34 +61,56 @@ pub fn scan_flushes(files: &SegmentFiles, key: &MacKey, id: u32, from: u64) -> R
     let header = read_header(files, key, id)?;
     let len = files.len(id)?;
     let mut out: Vec<Flush> = Vec::new();
-    let mut foot = [0u8; FOOTER_BYTES];
     let mut end = from.max(HEADER_BYTES as u64) + BLOCK as u64;
     while end <= len {
-        files.read_exact(id, end - FOOTER_BYTES as u64, &mut foot)?;
-        if let Some(f) = Footer::parse(&foot, end) {
-            let free = out.last().is_none_or(|last| f.start as u64 >= last.end);
-            let mut records = vec![0u8; f.records_bytes as usize];
-            if free {
-                files.read_exact(id, f.records_at as u64, &mut records)?;
-                if f.verify(key, &header.open_id, id, &records, &foot[32..]) {
-                    if let Some(records) = parse_records(&records, f.records) {
-                        out.push(Flush {
-                            start: f.start as u64,
-                            end,
-                            records,
-                            frames_end: f.records_at as u64,
-                            check: f.check,
-                        });
-                    } else {
-                        return Err(LogError::Damaged {
-                            path: files.path(id),
-                            why: "a flush holds records this ssefs does not know",
-                        });
-                    }
-                }
-            }
-        }
+        let after = out.last().map_or(0, |last| last.end);
+        out.extend(flush_ending(files, key, &header, end, after)?);
         end += BLOCK as u64;
     }
     Ok(out)
+}
+
+/// Every valid flush of a segment, in order, found from its end: each footer says where the flush before it ends, so that
+/// a sound segment costs two reads a flush. For segments that are closed.
+///
+/// # Errors
+/// Those of reading, and records that this program does not know.
+pub fn flushes_backwards(files: &SegmentFiles, key: &MacKey, id: u32) -> Result<Vec<Flush>, LogError> {
+    let header = read_header(files, key, id)?;
+    let mut end = files.len(id)? / BLOCK as u64 * BLOCK as u64;
+    let mut out = Vec::new();
+    while end > HEADER_BYTES as u64 {
+        match flush_ending(files, key, &header, end, HEADER_BYTES as u64)? {
+            Some(f) => {
+                end = f.start;
+                out.push(f);
+            }
+            None => end -= BLOCK as u64,
+        }
+    }
+    out.reverse();
+    Ok(out)
+}
+
+/// The valid flush that ends at `end` and begins at or behind `after`, if there is one.
+fn flush_ending(
+    files: &SegmentFiles,
+    key: &MacKey,
+    header: &SegmentHeader,
+    end: u64,
+    after: u64,
+) -> Result<Option<Flush>, LogError> {
+    let id = header.segment;
+    let mut foot = [0u8; FOOTER_BYTES];
+    files.read_exact(id, end - FOOTER_BYTES as u64, &mut foot)?;
+    let Some(f) = Footer::parse(&foot, end).filter(|f| f.start as u64 >= after) else { return Ok(None) };
+    let mut records = vec![0u8; f.records_bytes as usize];
+    files.read_exact(id, f.records_at as u64, &mut records)?;
+    if !f.verify(key, &header.open_id, id, &records, &foot[32..]) {
+        return Ok(None);
+    }
+    let Some(records) = parse_records(&records, f.records) else {
+        return Err(LogError::Damaged { path: files.path(id), why: "a flush holds records this ssefs does not know" });
+    };
+    Ok(Some(Flush { start: f.start as u64, end, records, frames_end: f.records_at as u64, check: f.check }))
 }

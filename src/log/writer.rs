@@ -13,7 +13,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::{Condvar, Mutex, RwLock};
 
 use super::buffer::{Aligned, LogBuffer};
-use super::record::{self, INDEX_ENTRY_BYTES, INDEX_FIXED_BYTES, IndexEntry};
+use super::record::{self, INDEX_ENTRY_BYTES, INDEX_FIXED_BYTES, IndexEntry, OPENS_MAX};
 use super::segment::{FOOTER_BYTES, Footer, HEADER_BYTES, SegmentHeader, flush_end, frames_check};
 use super::{LogError, SEGMENT_BYTES, SegmentFiles};
 use crate::crypto::secret::MacKey;
@@ -27,6 +27,8 @@ pub const SLOT_BYTES_MAX: usize = 320 * 1024;
 const RECORD_BYTES_MAX: usize = 384 * 1024;
 /// Bytes of a buffer's memory: frames, records, footer and padding.
 const CAPACITY: usize = BUFFER_BYTES + SLOT_BYTES_MAX + RECORD_BYTES_MAX + INDEX_FIXED_BYTES + 2 * 4096;
+/// An open id in an INDEX record.
+const OPEN_BYTES: usize = 16;
 /// Memory of this many buffers is kept for new ones.
 const SPARE_MAX: usize = 4;
 /// Zeroes written ahead of a run of small flushes, bytes. A sync after writing where blocks already lie needs no commit of
@@ -51,6 +53,18 @@ struct Active {
     frames: usize,
     entries: usize,
     records: usize,
+    /// Openings that its INDEX record names beside the log's own.
+    opens: usize,
+}
+
+impl Active {
+    /// Bytes that the INDEX record will have.
+    fn index_bytes(&self) -> usize {
+        if self.entries == 0 {
+            return 0;
+        }
+        INDEX_FIXED_BYTES + self.opens * OPEN_BYTES + self.entries * INDEX_ENTRY_BYTES
+    }
 }
 
 #[derive(Default)]
@@ -92,6 +106,17 @@ pub struct Log {
     to_disk: Option<Sender<Closed>>,
     writer: Option<JoinHandle<()>>,
     closing: Mutex<BTreeMap<usize, Closed>>,
+}
+
+/// What is to follow a sync.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    Anything,
+    /// More syncs of little, soon.
+    Small,
+    /// Another segment. Only after a commit: what intents hang on is looked for in one segment after the other, each of which
+    /// ends at its full length.
+    NewSegment,
 }
 
 /// Room for frames in the log, to seal into. Finish it, or the bucket cannot commit.
@@ -172,6 +197,15 @@ impl Log {
 
     /// Room for `bytes` of frames (at most [`SLOT_BYTES_MAX`]) holding `chunks` chunks. Waits while too much is on its way to disk.
     pub fn reserve(&self, bytes: usize, chunks: usize) -> Result<Slot, LogError> {
+        Ok(self.reserve_for(bytes, chunks, &[])?.0)
+    }
+
+    /// The same for frames of other openings, each chunk's given; returns what each chunk's [`IndexEntry::open`] is to be.
+    pub fn reserve_moved(&self, bytes: usize, opens: &[OpenId]) -> Result<(Slot, Vec<u32>), LogError> {
+        self.reserve_for(bytes, opens.len(), opens)
+    }
+
+    fn reserve_for(&self, bytes: usize, chunks: usize, opens: &[OpenId]) -> Result<(Slot, Vec<u32>), LogError> {
         assert!(bytes <= SLOT_BYTES_MAX);
         {
             let mut flight = self.inner.flight.lock();
@@ -182,7 +216,10 @@ impl Log {
         self.failed()?;
         let mut active = self.inner.active.lock();
         let full = |a: &Active| {
-            a.frames >= BUFFER_BYTES || a.records + (a.entries + chunks) * INDEX_ENTRY_BYTES > RECORD_BYTES_MAX
+            a.frames >= BUFFER_BYTES
+                || a.records + (a.entries + chunks) * INDEX_ENTRY_BYTES + (a.opens + opens.len()) * OPEN_BYTES
+                    > RECORD_BYTES_MAX
+                || (!opens.is_empty() && 1 + a.opens + opens.len() > OPENS_MAX)
         };
         if active.as_ref().is_some_and(full) {
             self.send(self.close_buffer(&mut active));
@@ -191,7 +228,19 @@ impl Log {
         let at = a.buffer.add_slot(bytes);
         a.frames += bytes;
         a.entries += chunks;
-        Ok(Slot { buffer: a.buffer.clone(), at, bytes })
+        let mut named = Vec::with_capacity(opens.len());
+        if !opens.is_empty() {
+            let mut g = a.buffer.gathered.lock();
+            for o in opens {
+                let known = g.opens.iter().position(|x| x == o);
+                named.push(known.unwrap_or(g.opens.len()) as u32);
+                if known.is_none() {
+                    g.opens.push(*o);
+                }
+            }
+            a.opens = g.opens.len() - 1;
+        }
+        Ok((Slot { buffer: a.buffer.clone(), at, bytes }, named))
     }
 
     /// The frames are sealed: `entries` describe them. Readers may be told of the location from now on.
@@ -204,8 +253,7 @@ impl Log {
     pub fn append_record(&self, packed: &[u8]) -> Result<(), LogError> {
         self.failed()?;
         let mut active = self.inner.active.lock();
-        if active.as_ref().is_some_and(|a| a.records + packed.len() + a.entries * INDEX_ENTRY_BYTES > RECORD_BYTES_MAX)
-        {
+        if active.as_ref().is_some_and(|a| a.records + packed.len() + a.index_bytes() > RECORD_BYTES_MAX) {
             self.send(self.close_buffer(&mut active));
         }
         let a = self.open_buffer(&mut active)?;
@@ -219,7 +267,8 @@ impl Log {
     fn open_buffer<'a>(&self, active: &'a mut Option<Active>) -> Result<&'a mut Active, LogError> {
         if active.is_none() {
             let inner = &self.inner;
-            let id = inner.next_id.fetch_add(1, Ordering::AcqRel);
+            // The id counts as used only when the segment is there: what follows a commit is looked for without gaps.
+            let id = inner.next_id.load(Ordering::Acquire);
             let file = Arc::new(inner.files.create(id)?);
             let mut header = aligned_block();
             let SegmentHeaderParts { bytes } = &mut *header;
@@ -230,7 +279,13 @@ impl Log {
                 commit: inner.identity.commit,
             }
             .pack(&inner.identity.key, &mut bytes[..]);
-            file.write_all_at(&bytes[..], 0).map_err(|e| inner.files.io(id, e))?;
+            if let Err(e) = file.write_all_at(&bytes[..], 0) {
+                if let Err(left) = inner.files.remove(id) {
+                    inner.flight.lock().error.get_or_insert(left.to_string());
+                }
+                return Err(inner.files.io(id, e));
+            }
+            inner.next_id.store(id + 1, Ordering::Release);
             {
                 let mut flight = inner.flight.lock();
                 flight.new_names = true;
@@ -247,9 +302,9 @@ impl Log {
 
     fn fresh(&self, file: Arc<File>, segment: u32, start: u32) -> Active {
         let memory = self.inner.spare.lock().pop().unwrap_or_else(|| Aligned::new(CAPACITY));
-        let buffer = Arc::new(LogBuffer::new(segment, start, memory));
+        let buffer = Arc::new(LogBuffer::new(segment, start, memory, self.inner.identity.open_id));
         self.inner.readable.write().push(buffer.clone());
-        Active { file, buffer, frames: 0, entries: 0, records: 0 }
+        Active { file, buffer, frames: 0, entries: 0, records: 0, opens: 0 }
     }
 
     /// Close the open buffer: its end is now known, so the next one can begin while slots are still being filled. Returns it
@@ -262,8 +317,7 @@ impl Log {
             *active = Some(a);
             return None;
         }
-        let index = if a.entries > 0 { INDEX_FIXED_BYTES + a.entries * INDEX_ENTRY_BYTES } else { 0 };
-        let end = flush_end(start as u64 + (a.frames + index + a.records) as u64);
+        let end = flush_end(start as u64 + (a.frames + a.index_bytes() + a.records) as u64);
         self.inner.lengths.lock().insert(id, end);
         self.inner.flight.lock().buffers += 1;
         let next = (end < SEGMENT_BYTES).then(|| self.fresh(a.file.clone(), id, end as u32));
@@ -317,29 +371,38 @@ impl Log {
 
     /// Cut off zeroes that were written ahead and not needed.
     pub fn trim(&self) {
-        let active = self.inner.active.lock();
+        if let Some(a) = &*self.inner.active.lock() {
+            self.trim_behind(a);
+        }
+    }
+
+    /// The caller holds `active`. Buffers on their way to the disk end where the open one begins, so none is cut.
+    fn trim_behind(&self, active: &Active) {
         let mut ahead = self.inner.ahead.lock();
-        let Some(a) = &*active else { return };
-        let end = u64::from(a.buffer.start);
-        if ahead.0 != a.buffer.segment || ahead.1 <= end || !self.is_settled() {
+        let (segment, end) = (active.buffer.segment, u64::from(active.buffer.start));
+        if ahead.0 != segment || ahead.1 <= end {
             return;
         }
-        if let Err(e) = a.file.set_len(end) {
-            log::debug!("segment {:08x}: what was written ahead stays: {e}", a.buffer.segment);
+        if let Err(e) = active.file.set_len(end) {
+            log::debug!("segment {segment:08x}: what was written ahead stays: {e}");
         }
         ahead.1 = 0;
     }
 
-    /// Make everything appended so far durable. Returns a position up to which the log is durable now. `often`: it will be
-    /// asked for again soon, with little to write.
-    pub fn sync(&self, often: bool) -> Result<Location, LogError> {
+    /// Make everything appended so far durable. Returns a position up to which the log is durable now.
+    pub fn sync(&self, next: Next) -> Result<Location, LogError> {
         let (closed, end) = {
             let mut active = self.inner.active.lock();
             let closed = self.close_buffer(&mut active);
-            if let Some(a) = &*active
-                && often
-            {
-                self.write_ahead(a);
+            match (next, &*active) {
+                (Next::Small, Some(a)) => self.write_ahead(a),
+                (Next::NewSegment, Some(a)) => {
+                    self.trim_behind(a);
+                    // Nothing was handed out of it: closing leaves an empty buffer behind.
+                    self.inner.readable.write().retain(|b| !Arc::ptr_eq(b, &a.buffer));
+                    *active = None;
+                }
+                _ => {}
             }
             (closed, self.end_of(&active))
         };
@@ -456,11 +519,12 @@ fn land(inner: &Inner, c: Closed) {
 fn write_one(inner: &Inner, c: &Closed) -> Result<(), LogError> {
     let b = &c.buffer;
     let mut g = b.gathered.lock();
-    let mut records = Vec::with_capacity(INDEX_FIXED_BYTES + g.entries.len() * INDEX_ENTRY_BYTES + g.records.len());
+    let index = INDEX_FIXED_BYTES + g.opens.len() * OPEN_BYTES + g.entries.len() * INDEX_ENTRY_BYTES;
+    let mut records = Vec::with_capacity(index + g.records.len());
     let mut count = g.record_count;
     if !g.entries.is_empty() {
         g.entries.sort_unstable_by_key(|e| e.position);
-        record::pack_index(&mut records, &inner.identity.open_id, &g.entries);
+        record::pack_index(&mut records, &g.opens, &g.entries);
         count += 1;
     }
     records.extend_from_slice(&g.records);

@@ -50,6 +50,8 @@ pub enum Command {
     Rewrap,
     /// Verifies the bucket's structure, with `read_data` every chunk as well.
     Check { read_data: bool },
+    /// Gives back all room that can be given back, now.
+    Compact,
     /// Makes everything durable that was acknowledged.
     Commit,
 }
@@ -89,6 +91,10 @@ pub fn run(bucket: &Bucket, caller_uid: u32, command: &Command, progress: &dyn P
         Command::Rewrap => to_value(&bucket.rewrap()?),
         Command::Check { read_data } => {
             to_value(&check::check(bucket, check::CheckOptions { read_data: *read_data }, progress)?)
+        }
+        Command::Compact => {
+            bucket.compact_now()?;
+            Ok(Value::Null)
         }
         Command::Commit => {
             bucket.commit()?;

@@ -40,6 +40,15 @@ impl Place {
         command
     }
 
+    /// `ssefs bucket compact BUCKET`, as the mount is asked for it.
+    pub fn compact(&self) -> io::Result<()> {
+        let name = BUCKET.parse().map_err(io::Error::other)?;
+        let holder = ssefs::bucket::Bucket::who_has(&self.store, &name);
+        let socket = holder.and_then(|h| h.socket).ok_or_else(|| io::Error::other("no mount holds the bucket"))?;
+        let request = ssefs::control::Request::Run(ssefs::ops::Command::Compact);
+        ssefs::control::ask(&socket, &request, &ssefs::ops::Quiet).map(drop).map_err(io::Error::other)
+    }
+
     /// `ssefs check BUCKET --read-data`; what it printed where it does not exit with 0.
     pub fn check(&self) -> Result<(), String> {
         let mut command = self.command();

@@ -28,6 +28,8 @@ pub struct Worker {
     fsync_percent: u64,
     /// Every write goes through the kernel's page cache, not only those of files opened to read and write.
     pub page_cache: bool,
+    /// Has the bucket give back its room; done now and then between two operations.
+    pub compact: Option<Box<dyn Fn() -> io::Result<()> + Send>>,
 }
 
 /// How a run ended.
@@ -47,7 +49,7 @@ impl Worker {
         let mut rng = Rng::new(seed ^ 0x5eed);
         let fsync_percent = *rng.pick(&[4, 10, 25]);
         let tag = (seed & 0xffff) << 24;
-        Worker { rng, queue: VecDeque::new(), held: None, tag, fsync_percent, page_cache: false }
+        Worker { rng, queue: VecDeque::new(), held: None, tag, fsync_percent, page_cache: false, compact: None }
     }
 
     /// Carries out up to `count` operations below `root`, until one fails or `stop` says so after one.
@@ -62,6 +64,12 @@ impl Worker {
         synced: &dyn Fn(u64),
     ) -> Ended {
         for _ in 0..count {
+            if let Some(compact) = &self.compact
+                && self.tag % 9 == 4
+                && let Err(error) = compact()
+            {
+                return Ended::Failed(Op::Fsync { path: "compaction".into() }, error);
+            }
             let op = self.next(history.now());
             let begin = clock.fetch_add(1, Ordering::SeqCst);
             let done = self.carry_out(root, history.now(), &op);
