@@ -24,7 +24,7 @@ use fuser::{
 pub use mount::{MountOptions, Mounted, Unmounter, mount};
 
 use crate::bucket::{Attr, BucketError};
-use crate::fs::{Caller, Change, Fs, FsError, WriteAs, is_slow};
+use crate::fs::{Caller, Change, Fs, FsError, Handle, WriteAs, is_slow};
 use convert::{file_attr, file_type, nanoseconds};
 
 /// Names and attributes change only through this mount, so the kernel may keep them.
@@ -82,6 +82,7 @@ fn open_flags(flags: i32) -> (FopenFlags, bool) {
     match OpenFlags(flags).acc_mode() {
         // What is only written is not worth keeping: write-behind is ours.
         OpenAccMode::O_WRONLY => (direct_io, true),
+        // NOFLUSH: closing what has written nothing costs no round trip. That it can report nothing either is in ssefs(5).
         OpenAccMode::O_RDONLY if direct => (FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_NOFLUSH, true),
         OpenAccMode::O_RDONLY => (FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH, false),
         OpenAccMode::O_RDWR if direct => (direct_io, true),
@@ -137,7 +138,7 @@ impl Adapter {
         }
     }
 
-    fn sync(&self, uid: u32, handle: Option<u64>, reply: ReplyEmpty) {
+    fn sync(&self, uid: u32, handle: Handle, reply: ReplyEmpty) {
         let fs = Arc::clone(&self.fs);
         let done = move |result: Result<(), FsError>| match result {
             Ok(()) => reply.ok(),
@@ -298,7 +299,8 @@ impl Filesystem for Adapter {
             let mode = mode & 0o7777 | libc::S_IFREG;
             let opened = self.fs.make(caller, parent.0, name.as_bytes(), mode, umask, 0, None).and_then(|a| {
                 // It is new, so there is nothing to empty.
-                let (handle, _) = self.fs.open(caller, a.ino, flags & !libc::O_TRUNC, direct)?;
+                let opened = self.fs.open(caller, a.ino, flags & !libc::O_TRUNC, direct);
+                let (handle, _) = opened.inspect_err(|_| self.fs.unmake(parent.0, name.as_bytes(), mode))?;
                 Ok((a, handle))
             });
             match opened {
@@ -377,14 +379,15 @@ impl Filesystem for Adapter {
                             Ok(()) => reply.written(len),
                             Err(e) => reply.error(Errno::from_i32(fs.refused(uid, &e))),
                         };
-                        return self.fs.sync(Some(fh.0), Box::new(done));
+                        return self.fs.sync(Handle::File(fh.0), Box::new(done));
                     }
                     reply.written(len);
                 }
                 Err(e) => {
                     let errno = self.errno(uid, &e);
                     if paged {
-                        self.fs.files.note_pages_lost(ino.0, errno.into());
+                        // The kernel forgets the pages and tells of it once, and nobody waited for this answer.
+                        self.fs.failures.note(errno.into());
                     }
                     reply.error(errno);
                 }
@@ -413,7 +416,7 @@ impl Filesystem for Adapter {
     }
 
     fn fsync(&self, req: &Request, _ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        guard("fsync", || self.sync(req.uid(), Some(fh.0), reply));
+        guard("fsync", || self.sync(req.uid(), Handle::File(fh.0), reply));
     }
 
     fn opendir(&self, req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
@@ -468,8 +471,8 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn fsyncdir(&self, req: &Request, _ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        guard("fsyncdir", || self.sync(req.uid(), None, reply));
+    fn fsyncdir(&self, req: &Request, _ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        guard("fsyncdir", || self.sync(req.uid(), Handle::Dir(fh.0), reply));
     }
 
     fn statfs(&self, req: &Request, _ino: INodeNo, reply: ReplyStatfs) {

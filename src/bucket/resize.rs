@@ -60,10 +60,7 @@ impl Bucket {
             self.cut(st, size, u64::MAX)?;
             let cell_bytes = self.cell_bytes();
             dropped_dirty = st.drop_dirty(size.next_multiple_of(BLOCK as u64), u64::MAX, cell_bytes);
-            if let Some(c) = st.dirty.get_mut(&(size / cell_bytes)) {
-                let from = c.data.len().min((size % cell_bytes) as usize);
-                c.data[from..].fill(0);
-            }
+            st.dirty.clear_from(size / cell_bytes, (size % cell_bytes) as usize);
             Ok(stamp(st))
         })?;
         self.dirty_changed(0, dropped_dirty);

@@ -250,14 +250,44 @@ impl Tx<'_> {
         self.write(sql, params)
     }
 
-    /// Run one writing statement inside the epoch's transaction.
-    pub(super) fn write(&self, sql: &str, params: impl rusqlite::Params) -> Result<usize, CatalogError> {
+    /// The epoch's transaction is open.
+    fn begin(&self) -> Result<(), CatalogError> {
         if self.conn.0.is_autocommit() {
             if self.catalog.is_failed() {
                 return Err(CatalogError::Io(std::io::Error::from_raw_os_error(libc::EIO)));
             }
             self.conn.0.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
         }
+        Ok(())
+    }
+
+    /// Run several statements that stand or fall together: when `f` fails, what it has done so far is undone.
+    ///
+    /// # Errors
+    /// That of `f`.
+    pub fn together<T>(&self, f: impl FnOnce() -> Result<T, CatalogError>) -> Result<T, CatalogError> {
+        self.begin()?;
+        let run = |sql: &str| self.guard(self.conn.0.prepare_cached(sql).and_then(|mut s| s.execute([])));
+        run("SAVEPOINT together")?;
+        let recorded = self.catalog.redo.lock().mark();
+        let done = f();
+        // Where SQLite has rolled back everything there is no savepoint either, and `guard` has seen it.
+        if done.is_err() && !self.conn.0.is_autocommit() {
+            let undone = run("ROLLBACK TO together");
+            self.catalog.redo.lock().back_to(recorded);
+            if undone.is_err() {
+                self.catalog.failed.store(true, Ordering::Release);
+            }
+        }
+        if !self.conn.0.is_autocommit() && run("RELEASE together").is_err() {
+            self.catalog.failed.store(true, Ordering::Release);
+        }
+        done
+    }
+
+    /// Run one writing statement inside the epoch's transaction.
+    pub(super) fn write(&self, sql: &str, params: impl rusqlite::Params) -> Result<usize, CatalogError> {
+        self.begin()?;
         self.catalog.changes.fetch_add(1, Ordering::Relaxed);
         self.catalog.written.fetch_add(1, Ordering::Relaxed);
         let r = self.conn.0.prepare_cached(sql).and_then(|mut s| s.execute(params));
