@@ -183,6 +183,7 @@ impl Bucket {
     pub fn link(&self, ino: u64, parent: u64, name: &[u8]) -> Result<InodeRow, BucketError> {
         check_name(name)?;
         self.health()?;
+        self.space.admit(4096, 0)?;
         let _permit = self.gate.names();
         let _ns = self.ns.lock();
         let (dir, inode) = (self.directory(parent)?, self.inode(ino)?);

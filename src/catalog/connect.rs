@@ -18,6 +18,9 @@ pub const FORMAT_VERSION: i64 = 1;
 const WAL_BYTES_MAX: u64 = 32 << 20;
 /// Not before so many rows have changed since the last time: a row touches a page or two.
 const WAL_CHANGES_MIN: u64 = 4096;
+/// The same on a disk that is nearly full, where the WAL must not take what is kept for it.
+const SCARCE_WAL_BYTES_MAX: u64 = 4 << 20;
+const SCARCE_WAL_CHANGES_MIN: u64 = 256;
 /// Page cache of the writing connection, KiB.
 const CACHE_KIB: i64 = 48 * 1024;
 
@@ -203,10 +206,14 @@ impl Catalog {
     }
 
     /// Copy committed pages into the main file where no lock is needed for long. True when the WAL has grown past its
-    /// bound, so that the caller asks for the rest between a COMMIT and the next BEGIN.
-    pub fn checkpoint(&self) -> Result<bool, CatalogError> {
+    /// bound, so that the caller asks for the rest between a COMMIT and the next BEGIN. Sooner where room is scarce.
+    pub fn checkpoint(&self, ample: bool) -> Result<bool, CatalogError> {
+        let (bytes, changes) = match ample {
+            true => (WAL_BYTES_MAX, WAL_CHANGES_MIN),
+            false => (SCARCE_WAL_BYTES_MAX, SCARCE_WAL_CHANGES_MIN),
+        };
         // The file keeps its length when the WAL starts over, so what has been written since counts as well.
-        if self.written.load(Ordering::Relaxed) < WAL_CHANGES_MIN || self.wal.metadata()?.len() < WAL_BYTES_MAX {
+        if self.written.load(Ordering::Relaxed) < changes || self.wal.metadata()?.len() < bytes {
             return Ok(false);
         }
         self.written.store(0, Ordering::Relaxed);

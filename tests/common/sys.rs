@@ -5,7 +5,7 @@
 use std::ffi::{CString, OsStr};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -103,6 +103,12 @@ pub fn remount(path: impl AsRef<Path>, flags: libc::c_ulong) -> io::Result<()> {
     check(unsafe { libc::mount(none, p.as_ptr(), none, flags | libc::MS_REMOUNT, none.cast()) }).map(drop)
 }
 
+/// close(2), with its answer, which `File` keeps to itself.
+pub fn close(f: File) -> io::Result<()> {
+    // SAFETY: the descriptor was ours alone and is not used again.
+    check(unsafe { libc::close(f.into_raw_fd()) }).map(drop)
+}
+
 pub fn mknod(path: impl AsRef<Path>, mode: u32, dev: u64) -> io::Result<()> {
     let p = cstr(path.as_ref());
     // SAFETY: the string ends with NUL.
@@ -189,6 +195,13 @@ impl Map {
         bytes.iter().enumerate().for_each(|(i, b)| unsafe { self.at.add(at + i).write_volatile(*b) });
     }
 
+    /// One byte, without taking memory for it: for a child.
+    pub fn byte(&self, at: usize) -> u8 {
+        assert!(at < self.len);
+        // SAFETY: within the mapping.
+        unsafe { self.at.add(at).read_volatile() }
+    }
+
     /// msync(2), waiting.
     pub fn sync(&self) -> io::Result<()> {
         // SAFETY: exactly the mapping.
@@ -245,6 +258,22 @@ pub fn in_child(f: impl FnOnce() -> u8) -> i32 {
         while libc::waitpid(pid, &mut status, 0) != pid {}
         assert!(libc::WIFEXITED(status), "the child was ended by a signal");
         libc::WEXITSTATUS(status)
+    }
+}
+
+/// The signal that ends a forked process which runs `f`, None if it lives through it. The rule of [`in_child`] holds.
+pub fn signal_of_child(f: impl FnOnce()) -> Option<i32> {
+    // SAFETY: as in `in_child`.
+    unsafe {
+        let pid = libc::fork();
+        assert!(pid >= 0, "fork: {}", io::Error::last_os_error());
+        if pid == 0 {
+            f();
+            libc::_exit(0);
+        }
+        let mut status = 0;
+        while libc::waitpid(pid, &mut status, 0) != pid {}
+        libc::WIFSIGNALED(status).then(|| libc::WTERMSIG(status))
     }
 }
 

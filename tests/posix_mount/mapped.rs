@@ -119,6 +119,54 @@ fn a_mapping_does_not_write_behind_the_end_of_the_file() {
 }
 
 #[test]
+fn a_mapping_of_what_is_cut_off_ends_in_sigbus_and_the_rest_stays() {
+    let m = Mount::new("AES256");
+    let mut want = file(&m, "f");
+    let f = sys::open(m.at("f"), libc::O_RDWR, 0).unwrap();
+    let mut map = Map::new(&f, LEN, libc::MAP_SHARED).unwrap();
+    map.put(LEN - 10, b"cut off");
+    map.put(5000, b"stays");
+    want[5000..5005].copy_from_slice(b"stays");
+    for cut in [40_960, 10_000] {
+        sys::truncate(m.at("f"), cut as i64).unwrap();
+        want.truncate(cut);
+        assert!(map.get(0, cut) == want, "up to {cut}");
+        // The rest of the last page reads as zeroes, what is behind it is not there.
+        let behind = cut.next_multiple_of(4096);
+        assert_eq!(map.get(cut, behind - cut), vec![0; behind - cut]);
+        for at in [behind, LEN - 1] {
+            assert_eq!(sys::signal_of_child(|| drop(map.byte(at))), Some(libc::SIGBUS), "byte {at} of {cut}");
+        }
+        assert_eq!(sys::signal_of_child(|| drop(map.byte(cut - 1))), None);
+    }
+    // Grown again, the mapping shows the file again: a hole, and what is written to it.
+    f.set_len(LEN as u64).unwrap();
+    want.resize(LEN, 0);
+    assert!(map.get(0, LEN) == want);
+    map.put(LEN - 4, b"end");
+    want[LEN - 4..LEN - 1].copy_from_slice(b"end");
+    map.sync().unwrap();
+    drop(map);
+    assert!(fs::read(m.at("f")).unwrap() == want);
+}
+
+#[test]
+fn times_set_after_a_write_through_a_mapping_stay() {
+    let m = Mount::new("AES256");
+    file(&m, "f");
+    let f = sys::open(m.at("f"), libc::O_RDWR, 0).unwrap();
+    let mut map = Map::new(&f, LEN, libc::MAP_SHARED).unwrap();
+    map.put(5, b"written");
+    // As a program does that fills a file through a mapping and then gives it the times of another.
+    map.sync().unwrap();
+    sys::futimens(&f, (1, 2), (3, 4)).unwrap();
+    drop((map, f));
+    use std::os::unix::fs::MetadataExt;
+    let s = fs::metadata(m.at("f")).unwrap();
+    assert_eq!((s.mtime(), s.mtime_nsec()), (3, 4));
+}
+
+#[test]
 fn a_program_on_the_mount_runs_and_cannot_be_written_meanwhile() {
     let m = Mount::new("AES256");
     // Copied by another process: a child that another test has just forked would hold our descriptor for a moment.

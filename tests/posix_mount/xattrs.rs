@@ -103,12 +103,16 @@ fn attributes_follow_the_file_through_rename_and_links() {
 }
 
 #[test]
-fn a_link_or_a_fifo_has_no_user_attributes() {
+fn a_link_a_fifo_or_a_device_node_has_no_user_attributes() {
     let m = Mount::new("AES256");
     std::os::unix::fs::symlink("x", m.at("link")).unwrap();
     crate::sys::mknod(m.at("fifo"), libc::S_IFIFO | 0o644, 0).unwrap();
     assert_eq!(errno(set_xattr(m.at("link"), "user.a", "1")), libc::EPERM);
     assert_eq!(errno(set_xattr(m.at("fifo"), "user.a", "1")), libc::EPERM);
+    if !skip_without_root() {
+        crate::sys::mknod(m.at("node"), libc::S_IFBLK | 0o644, libc::makedev(7, 200)).unwrap();
+        assert_eq!(errno(set_xattr(m.at("node"), "user.a", "1")), libc::EPERM);
+    }
 }
 
 #[test]
@@ -122,9 +126,11 @@ fn trusted_and_security_attributes_go_to_the_kernels_limits_and_trusted_ones_are
     fs::create_dir(m.at("d")).unwrap();
     std::os::unix::fs::symlink("f", m.at("l")).unwrap();
     crate::sys::mknod(m.at("p"), libc::S_IFIFO | 0o644, 0).unwrap();
+    crate::sys::mknod(m.at("c"), libc::S_IFCHR | 0o644, libc::makedev(1, 3)).unwrap();
+    drop(std::os::unix::net::UnixListener::bind(m.at("s")).unwrap());
     let longest = Dice::new(2).bytes(if plain() { 1000 } else { 65_536 });
     let names = ["trusted.t", "security.s"].map(|n| n.to_string() + &"n".repeat(255 - n.len()));
-    for p in ["f", "d", "l", "p"] {
+    for p in ["f", "d", "l", "p", "c", "s"] {
         set_xattr(m.at(p), &names[0], &longest).unwrap();
         set_xattr(m.at(p), &names[1], &longest).unwrap();
         assert_eq!(errno(set_xattr(m.at(p), names[0].clone() + "n", "x")), libc::ERANGE);
@@ -132,7 +138,7 @@ fn trusted_and_security_attributes_go_to_the_kernels_limits_and_trusted_ones_are
         assert_eq!(errno(set_xattr(m.at(p), "trusted.", "x")), libc::EINVAL);
     }
     m.remount();
-    for p in ["f", "d", "l", "p"] {
+    for p in ["f", "d", "l", "p", "c", "s"] {
         let mut listed = list_xattr(m.at(p)).unwrap();
         listed.retain(|n| names.iter().any(|w| w.as_bytes() == n));
         assert_eq!(listed, [names[1].as_bytes(), names[0].as_bytes()], "{p}");
