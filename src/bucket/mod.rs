@@ -1,6 +1,7 @@
 //! The bucket: objects sealed by its rule, a namespace over them, and commits that make both durable as one state.
 //! Everything a mount does it does through here; nothing here knows FUSE. `gate.rs` has the order of all locks.
 
+mod close;
 mod commit;
 mod convert;
 mod encryption;
@@ -13,6 +14,7 @@ mod intent;
 mod kek;
 mod leaf;
 mod lock;
+mod make;
 mod map;
 mod names;
 mod open;
@@ -45,8 +47,9 @@ pub use error::{BucketError, Holder};
 pub(crate) use inspect::{Inspection, Seen};
 pub(crate) use inspect_data::{BadChunk, Watch};
 pub use kek::RewrapReport;
+pub use make::CreateOptions;
 pub use names::{NewInode, RENAME_EXCHANGE, RENAME_NOREPLACE, SetAttr};
-pub use open::{CreateOptions, OpenOptions};
+pub use open::OpenOptions;
 
 use crate::catalog::{Catalog, KekRow, SegmentRow};
 use crate::crypto::secret::{BucketKey, Kek, MacKey};
