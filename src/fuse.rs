@@ -361,12 +361,15 @@ impl Filesystem for Adapter {
             let uid = req.uid();
             // Pages of a mapping: handle and flags are the kernel's guess, the place is right.
             let paged = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
-            let w = WriteAs {
-                append: flags.0 & libc::O_APPEND != 0 && !paged,
-                kill_set_id: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
-            };
             let len = data.len() as u32;
-            let written = self.fs.files.get(fh.0).and_then(|f| Ok((self.fs.write(&f, offset, data, w)?, f)));
+            let written = self.fs.files.get(fh.0).and_then(|f| {
+                let w = WriteAs {
+                    // Where the kernel keeps pages it has put the bytes at their place already, at the end as it knows it.
+                    append: f.direct && !paged && flags.0 & libc::O_APPEND != 0,
+                    kill_set_id: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
+                };
+                Ok((self.fs.write(&f, offset, data, w)?, f))
+            });
             match written {
                 Ok((killed, file)) => {
                     if killed {

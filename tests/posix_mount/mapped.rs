@@ -1,10 +1,10 @@
 //! mmap(2): a shared mapping, write(2) and read(2) show the same file; a private one keeps to itself.
 
-use crate::mount::{Mount, sh};
+use crate::mount::{Mount, plain, sh};
 use crate::sys::{self, Map};
 use crate::tree::Dice;
 use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 
 const LEN: usize = 300_000;
 
@@ -162,19 +162,22 @@ fn a_mapping_of_what_is_cut_off_ends_in_sigbus_and_the_rest_stays() {
 }
 
 #[test]
-fn times_set_after_a_write_through_a_mapping_stay() {
+fn times_set_after_a_synced_write_through_a_mapping_stay_and_others_are_overtaken() {
     let m = Mount::new("AES256");
-    file(&m, "f");
-    let f = sys::open(m.at("f"), libc::O_RDWR, 0).unwrap();
-    let mut map = Map::new(&f, LEN, libc::MAP_SHARED).unwrap();
-    map.put(5, b"written");
-    // As a program does that fills a file through a mapping and then gives it the times of another.
-    map.sync().unwrap();
-    sys::futimens(&f, (1, 2), (3, 4)).unwrap();
-    drop((map, f));
-    use std::os::unix::fs::MetadataExt;
-    let s = fs::metadata(m.at("f")).unwrap();
-    assert_eq!((s.mtime(), s.mtime_nsec()), (3, 4));
+    for synced in [true, false] {
+        file(&m, "f");
+        let f = sys::open(m.at("f"), libc::O_RDWR, 0).unwrap();
+        let mut map = Map::new(&f, LEN, libc::MAP_SHARED).unwrap();
+        map.put(5, b"written");
+        if synced {
+            map.sync().unwrap();
+        }
+        sys::futimens(&f, (1, 2), (3, 4)).unwrap();
+        drop((map, f));
+        let s = fs::metadata(m.at("f")).unwrap();
+        // The page changes the time when the kernel hands it over (ssefs(5), KNOWN GAPS).
+        assert_eq!((s.mtime(), s.mtime_nsec()) == (3, 4), synced || plain(), "synced {synced}");
+    }
 }
 
 #[test]

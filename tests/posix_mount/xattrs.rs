@@ -79,7 +79,11 @@ fn sizes_are_told_and_limits_are_kept() {
     assert_eq!(std::io::Error::last_os_error().raw_os_error(), Some(libc::ERANGE));
     assert_eq!(errno(set_xattr(&p, "user.a", vec![0; 65_537])), libc::E2BIG);
     assert_eq!(errno(set_xattr(&p, "user.".to_string() + &"n".repeat(251), "x")), libc::ERANGE);
-    assert_eq!(errno(set_xattr(&p, "nonamespace", "x")), libc::EOPNOTSUPP);
+    for foreign in ["nonamespace", "system.other", "system.nfs4_acl"] {
+        assert_eq!(errno(set_xattr(&p, foreign, "x")), libc::EOPNOTSUPP, "{foreign}");
+        assert_eq!(errno(get_xattr(&p, foreign)), libc::EOPNOTSUPP, "{foreign}");
+        assert_eq!(errno(remove_xattr(&p, foreign)), libc::EOPNOTSUPP, "{foreign}");
+    }
     assert_eq!(errno(get_xattr(m.at("missing"), "user.a")), libc::ENOENT);
 }
 
