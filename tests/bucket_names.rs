@@ -1,6 +1,7 @@
 //! The namespace of a bucket without a mount: what would take too long through one, and what no program on one can cause.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use ssefs::bucket::{Bucket, BucketError, CreateOptions, NewInode, OpenOptions, ROOT};
 use ssefs::keys::{Keyring, RootSource};
@@ -33,8 +34,12 @@ impl Place {
     }
 
     fn open(&self) -> Arc<Bucket> {
+        self.open_as(&OpenOptions::default())
+    }
+
+    fn open_as(&self, o: &OpenOptions) -> Arc<Bucket> {
         let id = self.keys.open_store(&self.store(), false).unwrap();
-        Bucket::open(&self.store(), id, &Place::name(), &self.keys, &OpenOptions::default()).unwrap()
+        Bucket::open(&self.store(), id, &Place::name(), &self.keys, o).unwrap()
     }
 }
 
@@ -105,5 +110,22 @@ fn a_symlink_that_cannot_be_written_leaves_no_name() {
     let b = place.open();
     assert_eq!(b.entries(ROOT, b"", 10).unwrap().len(), 3);
     assert_eq!(b.readlink(link).unwrap(), b"target");
+    b.close().unwrap();
+}
+
+/// What is changed stays in memory until a commit, so a long interval must not be the only reason for one.
+#[test]
+fn many_changes_are_committed_however_long_the_interval_is() {
+    let place = Place::new();
+    let b = place.open_as(&OpenOptions { commit_interval: Duration::from_secs(3600), ..OpenOptions::default() });
+    let before = b.info().commit_number;
+    for i in 0..40_000 {
+        make(&b, &format!("f{i}"), libc::S_IFREG | 0o644, None).unwrap();
+    }
+    let end = Instant::now() + Duration::from_secs(60);
+    while b.info().commit_number == before {
+        assert!(Instant::now() < end, "no commit came");
+        std::thread::sleep(Duration::from_millis(10));
+    }
     b.close().unwrap();
 }

@@ -174,6 +174,11 @@ impl Map {
         !self.dirty.is_empty()
     }
 
+    /// Leaves changed since the last commit: they stay in memory until the next.
+    pub fn changed_leaves(&self) -> usize {
+        self.dirty.len()
+    }
+
     /// What the map takes in memory, about.
     pub fn memory_bytes(&self) -> usize {
         let entries: usize = self.leaves.values().map(|l| l.entries().len()).sum();

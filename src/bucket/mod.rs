@@ -66,6 +66,9 @@ use settings::{Counters, Settings};
 /// Inode number of a bucket's root directory.
 pub const ROOT: u64 = 1;
 
+/// Inodes changed since the last commit at which there is the next, however long the interval is: they stay in memory.
+const INODES_CHANGED_MAX: usize = 32_768;
+
 /// Called when a sync is durable or has failed.
 pub type Done = Box<dyn FnOnce(Result<(), BucketError>) + Send>;
 
@@ -223,7 +226,14 @@ impl Bucket {
     fn note_change(&self, inode: &Arc<Inode>, st: &mut State) {
         if !st.listed {
             st.listed = true;
-            self.changed.lock().push(inode.clone());
+            let changed = {
+                let mut list = self.changed.lock();
+                list.push(inode.clone());
+                list.len()
+            };
+            if changed.is_multiple_of(INODES_CHANGED_MAX) {
+                self.wake_committer();
+            }
         }
     }
 

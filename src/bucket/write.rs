@@ -16,6 +16,9 @@ use crate::types::{BLOCK, FRAME_OVERHEAD, Location, Sequence};
 
 /// Bytes in dirty and sealing cells at most; writers wait above it.
 pub const DIRTY_BYTES_MAX: usize = 96 << 20;
+/// Leaves of one file changed since the last commit (each of one MiB of it, 2.5 KiB) above which there is the next, however
+/// long the interval is.
+const LEAVES_CHANGED_MAX: usize = 16_384;
 /// A stream's full cells are handed to the pool in batches of this many bytes.
 const STREAM_BYTES: usize = 256 << 10;
 /// Chunks in one job at most.
@@ -324,7 +327,11 @@ impl Bucket {
             st.batches.pop_front();
             gone += batch.bytes;
         }
+        let much = st.content.as_ref().is_some_and(|c| c.map.changed_leaves() > LEAVES_CHANGED_MAX);
         drop(st);
+        if much {
+            self.wake_committer();
+        }
         inode.settled.notify_all();
         self.dirty_changed(0, gone);
     }

@@ -376,8 +376,7 @@ impl Fs {
             return Err(BucketError::NotDirectory.into());
         }
         self.bucket.opened(ino)?;
-        let parent = if a.parent == 0 { ino } else { a.parent };
-        Ok(self.dirs.insert(OpenDir::new(ino, parent, self.failures.now())))
+        Ok(self.dirs.insert(OpenDir::new(ino, self.failures.now())))
     }
 
     pub fn close_dir(&self, handle: u64) {
@@ -397,7 +396,10 @@ impl Fs {
         take: &mut dyn FnMut(u64, &Dirent) -> Result<bool, FsError>,
     ) -> Result<(), FsError> {
         let dir = self.dirs.get(handle)?;
-        dir.read(cookie, &|after, most| self.bucket.entries(dir.ino, after, most), take)
+        // Asked anew: an open directory may be moved.
+        let parent = if cookie < 2 { self.bucket.attr(dir.ino)?.parent } else { 0 };
+        let parent = if parent == 0 { dir.ino } else { parent };
+        dir.read(cookie, parent, &|after, most| self.bucket.entries(dir.ino, after, most), take)
     }
 }
 

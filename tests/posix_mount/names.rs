@@ -396,3 +396,25 @@ fn every_place_in_a_listing_is_found_again_after_names_came_and_went() {
         libc::closedir(d);
     }
 }
+
+#[test]
+fn a_directory_that_moves_while_it_is_open_tells_its_new_parent() {
+    let m = Mount::new("AES256");
+    fs::create_dir_all(m.at("a/d")).unwrap();
+    fs::create_dir(m.at("b")).unwrap();
+    let c = crate::mount::cstr(m.at("a/d"));
+    // SAFETY: the stream is ours until closedir; each entry is read before the next call.
+    unsafe {
+        let d = libc::opendir(c.as_ptr());
+        let parent = || {
+            libc::rewinddir(d);
+            std::iter::from_fn(|| libc::readdir(d).as_ref())
+                .find(|e| std::ffi::CStr::from_ptr(e.d_name.as_ptr()).to_bytes() == b"..")
+                .map(|e| e.d_ino)
+        };
+        assert_eq!(parent(), Some(ino(m.at("a"))));
+        fs::rename(m.at("a/d"), m.at("b/d")).unwrap();
+        assert_eq!(parent(), Some(ino(m.at("b"))));
+        libc::closedir(d);
+    }
+}
