@@ -129,3 +129,29 @@ fn many_changes_are_committed_however_long_the_interval_is() {
     }
     b.close().unwrap();
 }
+
+#[test]
+fn a_bucket_closed_from_several_sides_at_once_is_closed_once_and_nobody_is_told_of_a_failure() {
+    let place = Place::new();
+    for round in 0..10 {
+        let b = place.open();
+        for i in 0..200 {
+            make(&b, &format!("{round}-{i}"), libc::S_IFREG | 0o644, None).unwrap();
+        }
+        let begin = std::sync::Barrier::new(3);
+        std::thread::scope(|s| {
+            for _ in 0..3 {
+                s.spawn(|| {
+                    begin.wait();
+                    b.close().unwrap();
+                    // Closed for whoever is told so.
+                    assert!(Bucket::who_has(&place.store(), &Place::name()).is_none());
+                });
+            }
+        });
+        b.close().unwrap();
+    }
+    let b = place.open();
+    assert_eq!(b.entries(ROOT, b"", 5000).unwrap().len(), 2000);
+    b.close().unwrap();
+}

@@ -5,10 +5,12 @@ use std::sync::atomic::Ordering;
 use super::{Bucket, BucketError};
 
 impl Bucket {
-    /// Commit everything, free what nobody uses any more, and let go of the lock. Closing twice is no error.
+    /// Commit everything, free what nobody uses any more, and let go of the lock. Closing twice is no error, also at the same
+    /// time: a mount that ends while its grace ends is closed from both sides, and whoever comes second waits.
     pub fn close(&self) -> Result<(), BucketError> {
-        if self.lock.lock().is_none() {
-            return Ok(());
+        let mut lock = self.lock.lock();
+        if lock.is_none() {
+            return self.sound();
         }
         let first = self.commit();
         // From here on changes are refused; those under way end before the last commit.
@@ -36,7 +38,10 @@ impl Bucket {
         if self.keys.is_some() {
             self.space.give_back();
         }
-        *self.lock.lock() = None;
+        if let Err(e) = &last {
+            self.fail(&e.to_string());
+        }
+        *lock = None;
         last
     }
 
