@@ -383,7 +383,7 @@ impl Mount {
     #[track_caller]
     pub fn exit_code(&mut self) -> Option<i32> {
         let mut child = self.child.take().expect("a foreground mount");
-        let status = wait(&mut child, Duration::from_secs(60));
+        let status = wait(&mut child, Duration::from_secs(120));
         if status.is_none() {
             let _ = child.kill();
         }
@@ -393,7 +393,7 @@ impl Mount {
     #[track_caller]
     fn wait_gone(&mut self, pid: Option<i32>) {
         if let Some(child) = self.child.as_mut() {
-            assert!(wait(child, Duration::from_secs(60)).is_some(), "ssefs does not end");
+            assert!(wait(child, Duration::from_secs(120)).is_some(), "ssefs does not end");
             self.child = None;
         } else if let Some(pid) = pid {
             assert!(eventually(|| !is_ssefs(pid)), "ssefs, process {pid}, does not end");
