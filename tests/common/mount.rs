@@ -435,12 +435,15 @@ impl Drop for Mount {
         if !well {
             eprintln!("what ssefs said: {}", self.log());
         }
-        if well && self.check_at_end && self.created {
-            self.umount();
-            let bucket = self.bucket.clone();
-            let checked = self.ssefs(&["check", &bucket, "--read-data"]);
-            assert_eq!(checked.code, Some(0), "the bucket a test left is not sound: {checked:?}");
-        }
+        let judged = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            if well && self.check_at_end && self.created {
+                self.umount();
+                let bucket = self.bucket.clone();
+                let checked = self.ssefs(&["check", &bucket, "--read-data"]);
+                assert_eq!(checked.code, Some(0), "the bucket a test left is not sound: {checked:?}");
+            }
+        }));
+        // Whatever came out of that, nothing is left behind.
         self.watchdog = None;
         detach(&self.path());
         if let Some(child) = self.child.as_mut() {
@@ -450,6 +453,9 @@ impl Drop for Mount {
             // SAFETY: kill has no memory effects; the process was just seen to be ssefs.
             unsafe { libc::kill(pid, libc::SIGKILL) };
             eventually(|| !is_ssefs(pid));
+        }
+        if let Err(failed) = judged {
+            std::panic::resume_unwind(failed);
         }
     }
 }
