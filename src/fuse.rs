@@ -25,7 +25,7 @@ use fuser::{
 pub use mount::{MountOptions, Mounted, Unmounter, mount};
 
 use crate::bucket::{Attr, BucketError};
-use crate::fs::{Caller, Change, Fs, FsError, WriteAs, is_slow};
+use crate::fs::{Caller, Change, Fs, FsError, Handle, WriteAs, is_slow};
 use convert::{file_attr, file_type, nanoseconds};
 use crew::{Crew, Size};
 
@@ -85,6 +85,7 @@ fn open_flags(flags: i32) -> (FopenFlags, bool) {
     match OpenFlags(flags).acc_mode() {
         // What is only written is not worth keeping: write-behind is ours.
         OpenAccMode::O_WRONLY => (direct_io, true),
+        // NOFLUSH: closing what has written nothing costs no round trip. That it can report nothing either is in ssefs(5).
         OpenAccMode::O_RDONLY if direct => (FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_NOFLUSH, true),
         OpenAccMode::O_RDONLY => (FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH, false),
         OpenAccMode::O_RDWR if direct => (direct_io, true),
@@ -145,7 +146,7 @@ impl Adapter {
         }
     }
 
-    fn sync(&self, uid: u32, handle: Option<u64>, reply: ReplyEmpty) {
+    fn sync(&self, uid: u32, handle: Handle, reply: ReplyEmpty) {
         let fs = Arc::clone(&self.fs);
         let done = move |result: Result<(), FsError>| match result {
             Ok(()) => reply.ok(),
@@ -308,7 +309,8 @@ impl Filesystem for Adapter {
             let mode = mode & 0o7777 | libc::S_IFREG;
             let opened = self.fs.make(caller, parent.0, name.as_bytes(), mode, umask, 0, None).and_then(|a| {
                 // It is new, so there is nothing to empty.
-                let (handle, _) = self.fs.open(caller, a.ino, flags & !libc::O_TRUNC, direct)?;
+                let opened = self.fs.open(caller, a.ino, flags & !libc::O_TRUNC, direct);
+                let (handle, _) = opened.inspect_err(|_| self.fs.unmake(parent.0, name.as_bytes(), mode))?;
                 Ok((a, handle))
             });
             match opened {
@@ -371,12 +373,15 @@ impl Filesystem for Adapter {
             let uid = req.uid();
             // Pages of a mapping: handle and flags are the kernel's guess, the place is right.
             let paged = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
-            let w = WriteAs {
-                append: flags.0 & libc::O_APPEND != 0 && !paged,
-                kill_set_id: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
-            };
             let len = data.len() as u32;
-            let written = self.fs.files.get(fh.0).and_then(|f| Ok((self.fs.write(&f, offset, data, w)?, f)));
+            let written = self.fs.files.get(fh.0).and_then(|f| {
+                let w = WriteAs {
+                    // Where the kernel keeps pages it has put the bytes at their place already, at the end as it knows it.
+                    append: f.direct && !paged && flags.0 & libc::O_APPEND != 0,
+                    kill_set_id: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
+                };
+                Ok((self.fs.write(&f, offset, data, w)?, f))
+            });
             match written {
                 Ok((killed, file)) => {
                     if killed {
@@ -389,14 +394,15 @@ impl Filesystem for Adapter {
                             Ok(()) => reply.written(len),
                             Err(e) => reply.error(Errno::from_i32(fs.refused(uid, &e))),
                         };
-                        return self.fs.sync(Some(fh.0), Box::new(done));
+                        return self.fs.sync(Handle::File(fh.0), Box::new(done));
                     }
                     reply.written(len);
                 }
                 Err(e) => {
                     let errno = self.errno(uid, &e);
                     if paged {
-                        self.fs.files.note_pages_lost(ino.0, errno.into());
+                        // The kernel forgets the pages and tells of it once, and nobody waited for this answer.
+                        self.fs.failures.note(errno.into());
                     }
                     reply.error(errno);
                 }
@@ -425,7 +431,7 @@ impl Filesystem for Adapter {
     }
 
     fn fsync(&self, req: &Request, _ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        self.serve(req, "fsync", Size::Small, || self.sync(req.uid(), Some(fh.0), reply));
+        self.serve(req, "fsync", Size::Small, || self.sync(req.uid(), Handle::File(fh.0), reply));
     }
 
     fn opendir(&self, req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
@@ -480,8 +486,8 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn fsyncdir(&self, req: &Request, _ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        self.serve(req, "fsyncdir", Size::Small, || self.sync(req.uid(), None, reply));
+    fn fsyncdir(&self, req: &Request, _ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        self.serve(req, "fsyncdir", Size::Small, || self.sync(req.uid(), Handle::Dir(fh.0), reply));
     }
 
     fn statfs(&self, req: &Request, _ino: INodeNo, reply: ReplyStatfs) {

@@ -78,7 +78,7 @@ fn copy_tree(from: &Path, to: &Path) {
     }
 }
 
-fn sync(bucket: &Bucket) {
+fn sync(bucket: &Arc<Bucket>) {
     let (tx, rx) = std::sync::mpsc::channel();
     bucket.sync(Box::new(move |r| tx.send(r).unwrap()));
     rx.recv().unwrap().unwrap();

@@ -296,9 +296,9 @@ fn r61_what_processes_rename_against_each_other_is_neither_lost_nor_doubled() {
     }
 }
 
-/// Records of many lengths, each in one write.
+/// Records of many lengths, each in one write; by handles for which the kernel keeps pages and by others.
 fn append(process: u64, file: &Path) {
-    let mut f = File::options().append(true).open(file).unwrap();
+    let mut f = File::options().append(true).read(process.is_multiple_of(2)).open(file).unwrap();
     let mut dice = Dice::new(process);
     for i in 0..RECORDS {
         let filler = "x".repeat(dice.below(9000) as usize);

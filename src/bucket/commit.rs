@@ -169,7 +169,7 @@ impl Bucket {
             }
         }
         self.space.before_commit();
-        let restart_wal = !short && self.catalog().checkpoint()?;
+        let restart_wal = !short && self.catalog().checkpoint(self.space.is_ample())?;
 
         // 1. Ungated: what is dirty now is sealed while everybody goes on.
         let before = self.dirty_bytes.load(Ordering::Relaxed);

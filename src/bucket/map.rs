@@ -1,7 +1,7 @@
 //! An object's map in memory: leaves as they are now, index nodes as of the last commit, both loaded when needed and
 //! verified on the way down. Only a commit changes index nodes, so a reader meanwhile finds a whole tree.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::leaf::{Dropped, Entry, LEAF_BYTES, Leaf};
 use crate::crypto::mac;
@@ -18,6 +18,8 @@ pub const HEIGHT_MAX: u8 = 7;
 pub const OBJECT_BYTES_MAX: u64 = 1 << 62;
 /// Clean leaves kept for one object.
 const LEAVES_KEPT_MAX: usize = 1024;
+/// Index nodes of one object, of 2.5 KiB each, above which those are let go that no leaf in memory needs.
+const NODES_KEPT_MAX: usize = 1024;
 
 /// What a map needs to verify and to tag.
 pub struct MapSecrets<'a> {
@@ -128,6 +130,8 @@ pub struct Map {
     settling: BTreeSet<u64>,
     /// By (level, index); level 1 is above leaves. The top is (height, 0).
     nodes: HashMap<(u8, u64), Index>,
+    /// So many nodes and no fewer are looked through again: what was kept last time, twice.
+    sweep_at: usize,
 }
 
 fn covered(height: u8) -> u64 {
@@ -172,10 +176,37 @@ impl Map {
         !self.dirty.is_empty() || !self.moved.is_empty()
     }
 
+    /// Leaves changed since the last commit: they stay in memory until the next.
+    pub fn changed_leaves(&self) -> usize {
+        self.dirty.len()
+    }
+
     /// What the map takes in memory, about.
     pub fn memory_bytes(&self) -> usize {
         let entries: usize = self.leaves.values().map(|l| l.entries().len()).sum();
         entries * size_of::<Entry>() + self.nodes.len() * FANOUT as usize * size_of::<Child>()
+    }
+
+    /// Let go of what is as in the catalog, when there are many nodes. What stays: every node above a leaf in memory, since a
+    /// leaf that is changed later finds its way up without reading; and the first node of each level, among them the top and
+    /// those that [`Map::grow`] made, whose rows may not be written yet.
+    fn sweep(&mut self) {
+        if self.nodes.len() < self.sweep_at.max(NODES_KEPT_MAX) {
+            return;
+        }
+        let (dirty, settling) = (&self.dirty, &self.settling);
+        self.leaves.retain(|i, _| dirty.contains(i) || settling.contains(i));
+        let mut above = HashSet::new();
+        for i in self.leaves.keys().chain(settling) {
+            // Neighbours share what is above them.
+            for level in 1..=self.height {
+                if !above.insert((level, i >> (6 * level))) {
+                    break;
+                }
+            }
+        }
+        self.nodes.retain(|at, _| at.1 == 0 || above.contains(at));
+        self.sweep_at = 2 * self.nodes.len();
     }
 
     fn child_of(&mut self, s: &MapSecrets, src: &dyn NodeSource, level: u8, index: u64) -> Result<Child, MapError> {
@@ -214,6 +245,7 @@ impl Map {
         if self.leaves.contains_key(&i) || self.height == 0 {
             return Ok(());
         }
+        self.sweep();
         let child = self.child_of(s, src, 0, i)?;
         if child.is_hole() {
             return Ok(());
@@ -272,6 +304,7 @@ impl Map {
         if self.height == 0 {
             return Ok(in_memory);
         }
+        self.sweep();
         let mut at = i;
         while at < covered(self.height) && in_memory.is_none_or(|m| at < m) {
             // Go down as far as there are children; a hole at some level lets us skip all of it.
@@ -498,5 +531,77 @@ mod tests {
         map.settle(&s, 0, &mut || unreachable!(), &mut out).unwrap();
         apply(&mut rows, out);
         assert!(rows.0.is_empty());
+    }
+
+    /// A map that is looked at far and wide keeps a bounded number of nodes, and loses nothing: not what is changed, not what
+    /// a commit has taken down and not written yet, not what grew above it.
+    #[test]
+    fn nodes_in_memory_are_bounded_and_every_change_finds_its_way_up() {
+        const LEAVES: u64 = 4 * NODES_KEPT_MAX as u64;
+        let key = MapKey::take(&mut [9; 32]);
+        let opens = [OpenId([1; 16])];
+        let s = MapSecrets { key: &key, seal: SealId([2; 16]), opens: &opens };
+        let (mut rows, mut next) = (Memory(Rows::new()), 0u64);
+        let mut id = || {
+            next += 1;
+            next
+        };
+        // Each leaf has a node of its own above it.
+        let at = |k: u64| k * FANOUT + k % FANOUT;
+        let mut model: BTreeMap<u64, u64> = BTreeMap::new();
+        let mut map = Map::default();
+        let (mut size, mut counter, mut dice) = (0, 0, 12345u64);
+        let mut roll = |n: u64| {
+            dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (dice >> 33) % n
+        };
+        for round in 0..24 {
+            for _ in 0..300 {
+                let k = roll(LEAVES * (round + 1) / 24 + 1);
+                map.load_leaf(&s, &rows, at(k)).unwrap();
+                if roll(5) == 0 {
+                    map.cut(at(k), 0, LEAF_BYTES as u32, &mut Vec::new());
+                    model.remove(&k);
+                } else {
+                    counter += 1;
+                    map.insert(at(k), entry(counter), &mut Vec::new());
+                    model.insert(k, counter);
+                    size = size.max((at(k) + 1) * LEAF_BYTES);
+                }
+            }
+            let mut out = Vec::new();
+            let top = map.settle(&s, size, &mut id, &mut out).unwrap();
+            // Looked at while the rows are on their way, and changed for the next commit.
+            for k in (0..LEAVES).step_by(3) {
+                if map.load_leaf(&s, &rows, at(k)).is_ok() && k % 30 == 0 {
+                    counter += 1;
+                    map.insert(at(k), entry(counter), &mut Vec::new());
+                    model.insert(k, counter);
+                    size = size.max((at(k) + 1) * LEAF_BYTES);
+                }
+            }
+            apply(&mut rows, out);
+            map.settled();
+            assert!(Map::load(top.height, &top.body).is_some_and(|m| m.top_tag(&s) == Some(top.tag)));
+        }
+        let mut out = Vec::new();
+        let top = map.settle(&s, size, &mut id, &mut out).unwrap();
+        apply(&mut rows, out);
+        map.settled();
+        for mut map in [map, Map::load(top.height, &top.body).unwrap()] {
+            for k in 0..LEAVES {
+                map.load_leaf(&s, &rows, at(k)).unwrap();
+                let found = map.leaf(at(k)).and_then(|l| l.entries().first()).map(|e| e.seq.counter);
+                assert_eq!(found, model.get(&k).copied(), "leaf {k}");
+                assert!(map.nodes.len() <= NODES_KEPT_MAX + 2 * HEIGHT_MAX as usize, "{} nodes", map.nodes.len());
+            }
+            let (mut seen, mut i) = (Vec::new(), 0);
+            while let Some(found) = map.next_leaf(&s, &rows, i).unwrap() {
+                seen.push(found);
+                i = found + 1;
+                assert!(map.nodes.len() <= NODES_KEPT_MAX + 2 * HEIGHT_MAX as usize);
+            }
+            assert_eq!(seen, model.keys().map(|k| at(*k)).collect::<Vec<_>>());
+        }
     }
 }

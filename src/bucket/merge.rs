@@ -89,7 +89,7 @@ impl Bucket {
         let cell_of = |a: u32| (leaf * LEAF_BYTES + u64::from(a)) / cell;
         runs.retain(|(a, _)| {
             let k = cell_of(*a);
-            !st.dirty.contains_key(&k) && !st.batches.iter().any(|b| b.cells.contains_key(&k))
+            st.dirty.get(k).is_none() && !st.batches.iter().any(|b| b.cells.contains_key(&k))
         });
         Ok(runs)
     }

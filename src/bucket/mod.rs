@@ -1,6 +1,7 @@
 //! The bucket: objects sealed by its rule, a namespace over them, and commits that make both durable as one state.
 //! Everything a mount does it does through here; nothing here knows FUSE. `gate.rs` has the order of all locks.
 
+mod close;
 mod commit;
 mod compact;
 mod convert;
@@ -14,6 +15,7 @@ mod intent;
 mod kek;
 mod leaf;
 mod lock;
+mod make;
 mod map;
 mod merge;
 mod names;
@@ -48,8 +50,9 @@ pub use error::{BucketError, Holder};
 pub(crate) use inspect::{Inspection, Seen};
 pub(crate) use inspect_data::{BadChunk, Watch};
 pub use kek::RewrapReport;
+pub use make::CreateOptions;
 pub use names::{NewInode, RENAME_EXCHANGE, RENAME_NOREPLACE, SetAttr};
-pub use open::{CreateOptions, OpenOptions};
+pub use open::OpenOptions;
 
 use crate::catalog::{Catalog, KekRow, SegmentRow};
 use crate::crypto::secret::{BucketKey, Kek, MacKey};
@@ -65,6 +68,9 @@ use settings::{Counters, Settings};
 
 /// Inode number of a bucket's root directory.
 pub const ROOT: u64 = 1;
+
+/// Inodes changed since the last commit at which there is the next, however long the interval is: they stay in memory.
+const INODES_CHANGED_MAX: usize = 32_768;
 
 /// Called when a sync is durable or has failed.
 pub type Done = Box<dyn FnOnce(Result<(), BucketError>) + Send>;
@@ -226,7 +232,14 @@ impl Bucket {
     fn note_change(&self, inode: &Arc<Inode>, st: &mut State) {
         if !st.listed {
             st.listed = true;
-            self.changed.lock().push(inode.clone());
+            let changed = {
+                let mut list = self.changed.lock();
+                list.push(inode.clone());
+                list.len()
+            };
+            if changed.is_multiple_of(INODES_CHANGED_MAX) {
+                self.wake_committer();
+            }
         }
     }
 

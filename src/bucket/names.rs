@@ -10,7 +10,7 @@ use crate::catalog::{Dirent, InodeRow};
 pub const RENAME_NOREPLACE: u32 = 1;
 pub const RENAME_EXCHANGE: u32 = 2;
 const NAME_BYTES_MAX: usize = 255;
-/// As ext4 has it.
+/// Names of a file at most, as ext4 has it. A directory takes any number of subdirectories, as there.
 const LINKS_MAX: u32 = 65_000;
 
 /// What a new inode is to be.
@@ -130,9 +130,6 @@ impl Bucket {
         let _ns = self.ns.lock();
         let dir = self.directory(parent)?;
         let is_dir = new.mode & libc::S_IFMT == libc::S_IFDIR;
-        if is_dir && dir.state.lock().row.nlink >= LINKS_MAX {
-            return Err(BucketError::TooManyLinks);
-        }
         if self.catalog().lock().lookup(parent, name)?.is_some() {
             return Err(BucketError::Exists(shown(name)));
         }
@@ -158,8 +155,11 @@ impl Bucket {
         let inode = self.table.insert(Arc::new(Inode::new(row, true)));
         let named = (|| {
             let tx = self.catalog().lock();
-            tx.insert_dirent(parent, name, ino, kind(new.mode))?;
-            new.target.map_or(Ok(()), |target| tx.put_symlink(ino, target))
+            let Some(target) = new.target else { return tx.insert_dirent(parent, name, ino, kind(new.mode)) };
+            tx.together(|| {
+                tx.put_symlink(ino, target)?;
+                tx.insert_dirent(parent, name, ino, kind(new.mode))
+            })
         })();
         if let Err(e) = named {
             self.table.remove(ino);
@@ -183,6 +183,7 @@ impl Bucket {
     pub fn link(&self, ino: u64, parent: u64, name: &[u8]) -> Result<InodeRow, BucketError> {
         check_name(name)?;
         self.health()?;
+        self.space.admit(4096, 0)?;
         let _permit = self.gate.names();
         let _ns = self.ns.lock();
         let (dir, inode) = (self.directory(parent)?, self.inode(ino)?);
@@ -297,8 +298,10 @@ impl Bucket {
             let other_inode = self.inode(other)?;
             {
                 let tx = self.catalog().lock();
-                tx.replace_dirent(parent, name, other, other_kind)?;
-                tx.replace_dirent(to, to_name, ino, k)?;
+                tx.together(|| {
+                    tx.replace_dirent(parent, name, other, other_kind)?;
+                    tx.replace_dirent(to, to_name, ino, k)
+                })?;
             }
             let shift = (k == dir_kind) as i32 - (other_kind == dir_kind) as i32;
             let shift = if parent == to { 0 } else { shift };
@@ -327,8 +330,10 @@ impl Bucket {
         }
         {
             let tx = self.catalog().lock();
-            tx.delete_dirent(parent, name)?;
-            tx.replace_dirent(to, to_name, ino, k)?;
+            tx.together(|| {
+                tx.delete_dirent(parent, name)?;
+                tx.replace_dirent(to, to_name, ino, k)
+            })?;
         }
         let is_dir = (k == dir_kind) as i32;
         let lost = replaced.as_ref().is_some_and(|r| r.1) as i32;

@@ -1,37 +1,24 @@
-//! Making, opening, closing and deleting a bucket.
+//! Opening a bucket: its lock, what a crash left, an opening of its own; then it is put together and its threads start.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fs::{self, DirBuilder, File};
-use std::os::unix::fs::DirBuilderExt;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex, RwLock};
 
 use super::gate::Gate;
-use super::kek::now_s;
 use super::lock::{self, BucketLock};
 use super::settings::{self, Counters, Settings};
-use super::{Bucket, BucketError, Control, Holder, ROOT, intent, now_ns, reclaim, recover, replay, space, table, tidy};
-use crate::catalog::{Catalog, InodeRow};
+use super::{Bucket, BucketError, Control, Holder, intent, reclaim, recover, replay, space, table, tidy};
+use crate::catalog::Catalog;
 use crate::crypto::derive;
 use crate::crypto::secret::{BucketKey, random_id};
 use crate::keys::Keyring;
 use crate::log::{Log, LogIdentity, SegmentFiles};
-use crate::rule::{Dialect, Place, Rule};
 use crate::seal::Pool;
-use crate::types::{BucketId, BucketName, CHUNK_BYTES_MAX, OpenId, StoreId};
-
-/// What a new bucket is to be.
-pub struct CreateOptions {
-    pub dialect: Dialect,
-    pub rule: Option<Rule>,
-    pub owner_uid: u32,
-    /// A power of two, 4096 to 262144.
-    pub chunk_bytes: u32,
-}
+use crate::types::{BucketId, BucketName, OpenId, StoreId};
 
 /// How a bucket is opened.
 pub struct OpenOptions {
@@ -49,20 +36,9 @@ impl Default for OpenOptions {
     }
 }
 
-fn io(path: &Path) -> impl Fn(std::io::Error) -> BucketError {
+pub(super) fn io(path: &Path) -> impl Fn(std::io::Error) -> BucketError {
     let what = path.display().to_string();
     move |source| BucketError::Io { what: what.clone(), source }
-}
-
-fn make_dir(path: &Path) -> Result<(), BucketError> {
-    match DirBuilder::new().mode(0o700).create(path) {
-        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
-        r => r.map_err(io(path)),
-    }
-}
-
-fn sync_dir(path: &Path) -> Result<(), BucketError> {
-    File::open(path).and_then(|d| d.sync_all()).map_err(io(path))
 }
 
 /// What an open bucket is put together from.
@@ -84,156 +60,7 @@ struct Parts<'a> {
     lock: BucketLock,
 }
 
-/// A name beside the buckets that no bucket can have, short enough whatever the bucket's name is.
-fn beside(buckets: &Path, name: &BucketName, what: &str) -> PathBuf {
-    use sha2::Digest;
-    let hash = sha2::Sha256::digest(name.as_str().as_bytes());
-    buckets.join(format!(".{what}-{}", crate::types::to_hex(&hash[..16])))
-}
-
 impl Bucket {
-    /// Make a bucket: built whole beside its place, then known to the keyring, then moved into place. What a crash leaves
-    /// in between is taken up by the next try.
-    pub fn create(
-        store: &Path,
-        store_id: StoreId,
-        name: &BucketName,
-        keys: &Arc<Keyring>,
-        o: &CreateOptions,
-    ) -> Result<(), BucketError> {
-        if let Some(rule) = &o.rule {
-            o.dialect.check_rule(rule, Place::Bucket)?;
-            if matches!(rule, Rule::Kms { sm4: true, .. }) {
-                return Err(BucketError::Unsupported("SM4 data encryption is not built yet; use KMS or AES256"));
-            }
-            if let Some(key) = rule.key() {
-                crate::keys::KeyService::resolve(&**keys, key)?;
-            }
-        }
-        if !o.chunk_bytes.is_power_of_two() || !(4096..=CHUNK_BYTES_MAX).contains(&o.chunk_bytes) {
-            return Err(BucketError::Invalid("a chunk size is a power of two from 4096 to 262144"));
-        }
-        let buckets = store.join("buckets");
-        make_dir(&buckets)?;
-        let (dir, new) = (Self::folder(store, name), beside(&buckets, name, "new"));
-        sync_dir(store)?;
-        let known = keys.bucket_key(&store_id, name)?;
-        if dir.exists() {
-            return Err(BucketError::BucketExists(name.clone()));
-        }
-        if known.is_some() && !new.join("catalog.db").exists() {
-            return Err(BucketError::FolderGone(name.clone()));
-        }
-        if known.is_none() {
-            if new.exists() {
-                fs::remove_dir_all(&new).map_err(io(&new))?;
-            }
-            make_dir(&new)?;
-            let seg = new.join("seg");
-            make_dir(&seg)?;
-            let id = BucketId(random_id()?);
-            let key = BucketKey::random()?;
-            let settings = Settings {
-                name: name.clone(),
-                id,
-                dialect: o.dialect,
-                owner: o.owner_uid,
-                chunk_bytes: o.chunk_bytes,
-                created: now_s(),
-                rule: o.rule.clone(),
-                grants: BTreeSet::new(),
-                dir_rules: HashMap::new(),
-            };
-            let counters = Counters { commit: 1, next_ino: ROOT + 1, next_node: 1, next_segment: 1, next_kek: 1 };
-            let settings_key = derive::settings_key(&key);
-            let mut failed = Ok(());
-            Catalog::create(&new.join("catalog.db"), |tx| {
-                let now = now_ns();
-                // SAFETY: takes no memory.
-                let gid = unsafe { libc::getegid() };
-                tx.put_inode(&InodeRow {
-                    ino: ROOT,
-                    mode: libc::S_IFDIR | 0o755,
-                    uid: o.owner_uid,
-                    gid,
-                    nlink: 2,
-                    atime: now,
-                    mtime: now,
-                    ctime: now,
-                    btime: now,
-                    parent: ROOT,
-                    ..InodeRow::default()
-                })?;
-                let lists = settings::lists_tag(&settings_key, &settings, &[], &[]);
-                failed = settings::store(tx, &settings_key, &lists, (&settings, &counters), None);
-                Ok(())
-            })?;
-            failed?;
-            File::open(new.join("catalog.db")).and_then(|f| f.sync_all()).map_err(io(&new))?;
-            sync_dir(&seg)?;
-            sync_dir(&new)?;
-            sync_dir(&buckets)?;
-            keys.register_bucket(&store_id, name, &id, &key)?;
-        }
-        fs::rename(&new, &dir).map_err(io(&dir))?;
-        sync_dir(&buckets)
-    }
-
-    /// Names of the buckets of a store, sorted.
-    pub fn list(store: &Path) -> Result<Vec<BucketName>, BucketError> {
-        let dir = store.join("buckets");
-        let entries = match fs::read_dir(&dir) {
-            Ok(e) => e,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(e) => return Err(io(&dir)(e)),
-        };
-        let mut names: Vec<BucketName> = entries.filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok()).collect();
-        names.sort();
-        Ok(names)
-    }
-
-    /// Delete a bucket with its keys. Without `force` only one that holds no objects.
-    pub fn delete(
-        store: &Path,
-        store_id: StoreId,
-        name: &BucketName,
-        keys: &Arc<Keyring>,
-        force: bool,
-    ) -> Result<(), BucketError> {
-        let dir = Self::folder(store, name);
-        if dir.exists() {
-            if force {
-                let me = Holder { pid: std::process::id(), mountpoint: None, socket: None };
-                let _lock = BucketLock::take(&dir, name, &me)?;
-            } else {
-                let bucket = Self::open(store, store_id, name, keys, &OpenOptions::default())?;
-                let empty = !bucket.catalog().lock().has_entries(ROOT)?;
-                bucket.close()?;
-                if !empty {
-                    return Err(BucketError::BucketNotEmpty(name.clone()));
-                }
-            }
-        }
-        let known = keys.bucket_key(&store_id, name)?;
-        if known.is_none() && !dir.exists() {
-            return Err(BucketError::NoBucket { name: name.clone(), store: store.to_owned() });
-        }
-        // Keys first: what is left after a crash cannot be read by anybody.
-        if let Some((id, _)) = known {
-            keys.forget_bucket(&id)?;
-        }
-        let dead = beside(&store.join("buckets"), name, "dead");
-        if dead.exists() {
-            fs::remove_dir_all(&dead).map_err(io(&dead))?;
-        }
-        if dir.exists() {
-            fs::rename(&dir, &dead).map_err(io(&dir))?;
-            fs::remove_dir_all(&dead).map_err(io(&dead))?;
-            sync_dir(&store.join("buckets"))?;
-        }
-        Ok(())
-    }
-
     /// Who has a bucket open, if anybody.
     pub fn who_has(store: &Path, name: &BucketName) -> Option<Holder> {
         lock::holder(&Self::folder(store, name))
@@ -471,63 +298,5 @@ impl Bucket {
         *bucket.threads.lock() = threads;
         bucket.start_tidying().map_err(io(&bucket.dir))?;
         Ok(self)
-    }
-
-    /// Commit everything, free what nobody uses any more, and let go of the lock. Closing twice is no error.
-    pub fn close(&self) -> Result<(), BucketError> {
-        if self.lock.lock().is_none() {
-            return Ok(());
-        }
-        let first = self.commit();
-        // From here on changes are refused; those under way end before the last commit.
-        self.closing.store(true, Ordering::Release);
-        self.tidy.stop();
-        self.table.forget_all();
-        drop(self.gate.close_names());
-        {
-            let _all = self.gate.freeze();
-        }
-        {
-            let mut ctl = self.ctl.lock();
-            ctl.stop = true;
-            self.ctl_changed.notify_all();
-        }
-        let threads = std::mem::take(&mut *self.threads.lock());
-        let mut threads = threads.into_iter();
-        if let Some(committer) = threads.next() {
-            let _ = committer.join();
-        }
-        self.reclaim.stop();
-        for t in threads {
-            let _ = t.join();
-        }
-        let last = first.and_then(|()| self.sound()).and_then(|()| self.finish());
-        if self.keys.is_some() {
-            self.space.give_back();
-        }
-        *self.lock.lock() = None;
-        last
-    }
-
-    /// The reclaim thread may have written rows after the last commit.
-    fn finish(&self) -> Result<(), BucketError> {
-        if !self.chain.lock().is_empty() {
-            // The next opening makes these changes again; a commit without a number of its own would be in the way.
-            return Err(BucketError::Invalid("the last commit left intents behind"));
-        }
-        self.log.trim();
-        let tx = self.catalog().lock();
-        tx.commit()?;
-        drop(tx);
-        self.catalog().sync()?;
-        Ok(self.catalog().checkpoint_all()?)
-    }
-}
-
-impl Drop for Bucket {
-    fn drop(&mut self) {
-        if self.lock.lock().is_some() && self.is_failed.load(Ordering::Acquire) {
-            log::warn!("bucket {} was dropped after a failure", self.name);
-        }
     }
 }

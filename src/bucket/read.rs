@@ -65,7 +65,7 @@ impl Bucket {
                             .copy_from_slice(&data[(from - start) as usize..(to - start) as usize]);
                     }
                 };
-                if let Some(c) = st.dirty.get(&k) {
+                if let Some(c) = st.dirty.get(k) {
                     take(&c.data, c.valid & want);
                     want &= !c.valid;
                 }
@@ -202,13 +202,13 @@ impl Bucket {
         let (cell_bytes, block) = (self.cell_bytes(), BLOCK as u64);
         let k = at / cell_bytes;
         let bit = |valid: u64| valid >> ((at % cell_bytes) / block) & 1 == 1;
-        let in_memory = st.dirty.get(&k).is_some_and(|c| bit(c.valid))
+        let in_memory = st.dirty.get(k).is_some_and(|c| bit(c.valid))
             || st.batches.iter().any(|b| b.cells.get(&k).is_some_and(|c| bit(c.valid)));
         if in_memory {
             return Ok((true, (at / block + 1) * block));
         }
         // Without map data, a hole lasts at least to the next cell that is in memory.
-        let next_cell = st.dirty.range(k..).next().map(|(k, _)| *k);
+        let next_cell = st.dirty.range(k..).next().map(|(k, _)| k);
         let next_batch = st.batches.iter().filter_map(|b| b.cells.range(k..).next().map(|(k, _)| *k)).min();
         let memory_at = match next_cell.into_iter().chain(next_batch).min() {
             Some(n) if n == k => (at / block + 1) * block,

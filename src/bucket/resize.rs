@@ -60,10 +60,7 @@ impl Bucket {
             self.cut(st, size, u64::MAX)?;
             let cell_bytes = self.cell_bytes();
             dropped_dirty = st.drop_dirty(size.next_multiple_of(BLOCK as u64), u64::MAX, cell_bytes);
-            if let Some(c) = st.dirty.get_mut(&(size / cell_bytes)) {
-                let from = c.data.len().min((size % cell_bytes) as usize);
-                c.data[from..].fill(0);
-            }
+            st.dirty.clear_from(size / cell_bytes, (size % cell_bytes) as usize);
             Ok(stamp(st))
         })?;
         self.dirty_changed(0, dropped_dirty);
@@ -192,6 +189,7 @@ impl Bucket {
         }
         let end = offset.saturating_add(len).min(size);
         if offset >= end {
+            self.modified(&inode);
             return Ok(());
         }
         self.ensure_put(&inode)?;
@@ -230,15 +228,29 @@ impl Bucket {
     /// Grow the file to hold a range. The log allocates when it writes; what can be promised is that there is room now.
     pub fn allocate(self: &Arc<Self>, ino: u64, offset: u64, len: u64, keep_size: bool) -> Result<(), BucketError> {
         let end = offset.checked_add(len).filter(|e| *e <= OBJECT_BYTES_MAX).ok_or(BucketError::TooBig)?;
+        self.health()?;
         self.space.admit(len, 0)?;
         let size = self.attr(ino)?.size;
         if !keep_size && end > size {
             self.truncate(ino, end)?;
+        } else {
+            self.modified(&self.inode(ino)?);
         }
         Ok(())
     }
 
-    /// Copy between files of the bucket; returns the bytes copied (fewer at the source's end).
+    /// fallocate(2) counts as a change of the content also where it changes nothing.
+    fn modified(&self, inode: &Arc<Inode>) {
+        let _permit = self.gate.data();
+        let mut st = inode.state.lock();
+        let now = now_ns();
+        st.row.mtime = now;
+        st.row.ctime = now;
+        self.note_change(inode, &mut st);
+    }
+
+    /// Copy between files of the bucket; returns the bytes copied: fewer at the source's end, and where a part of it was
+    /// copied before an error, which comes again with the next call.
     pub fn copy_range(
         self: &Arc<Self>,
         from: u64,
@@ -250,12 +262,16 @@ impl Bucket {
         let mut done = 0;
         while done < len {
             let n = (len - done).min(1 << 20) as usize;
-            let data = self.read(from, from_at + done, n)?;
-            if data.is_empty() {
-                break;
+            let copied = self.read(from, from_at + done, n).and_then(|data| {
+                self.write(to, Some(to_at + done), &data)?;
+                Ok(data.len() as u64)
+            });
+            match copied {
+                Ok(0) => break,
+                Ok(n) => done += n,
+                Err(e) if done == 0 => return Err(e),
+                Err(_) => break,
             }
-            self.write(to, Some(to_at + done), &data)?;
-            done += data.len() as u64;
         }
         Ok(done)
     }

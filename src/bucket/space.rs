@@ -63,6 +63,8 @@ impl Space {
     /// Before a commit writes: give the reserve back when others have filled the disk, take it when there is room.
     pub fn before_commit(&self) {
         let Ok(free) = self.ask() else { return };
+        self.free.store(free, Ordering::Relaxed);
+        self.admitted.store(0, Ordering::Relaxed);
         if self.reserved.load(Ordering::Acquire) {
             if free < RELEASE_BELOW_BYTES {
                 log::warn!("{}: the disk is full; what was kept for this is used now", self.dir.display());

@@ -62,9 +62,10 @@ impl Idle {
     }
 }
 
-/// Nobody uses the inode, nor has anybody changed it since the last commit: whoever does holds it too.
+/// Nobody uses the inode, nor has anybody changed it since the last commit: whoever does holds it too. One without a name
+/// stays until it is reaped: the kernel still knows it, and forgetting it must find it here.
 fn is_unused(i: &Arc<Inode>) -> bool {
-    Arc::strong_count(i) == 1 && i.state.try_lock().is_some_and(|s| s.opens == 0 && !s.listed)
+    Arc::strong_count(i) == 1 && i.state.try_lock().is_some_and(|s| s.opens == 0 && !s.listed && s.row.nlink > 0)
 }
 
 /// How often the kernel has looked up what it still knows. It keeps nearly every inode it has ever seen while it has memory,
@@ -176,7 +177,7 @@ mod tests {
     #[test]
     fn maps_of_closed_files_are_let_go_the_oldest_first_but_not_of_files_that_are_used_or_changed() {
         let t = Table::default();
-        let insert = |ino| t.insert(Arc::new(Inode::new(InodeRow { ino, ..InodeRow::default() }, false)));
+        let insert = |ino| t.insert(Arc::new(Inode::new(InodeRow { ino, nlink: 1, ..InodeRow::default() }, false)));
         for ino in 0..10 {
             insert(ino);
         }
@@ -201,6 +202,16 @@ mod tests {
         assert!(t.0.lock().idle.bytes <= IDLE_BYTES_MAX * 6 / 8, "small by now");
         t.closed(8, IDLE_BYTES_MAX / 8 * 6);
         assert!(!there(2) && !there(7) && !there(9) && there(8) && there(5), "clean by now");
+    }
+
+    #[test]
+    fn an_inode_without_a_name_stays_however_many_others_come() {
+        let t = Table::default();
+        for ino in 1..=2 * INODES_MAX as u64 {
+            t.insert(Arc::new(Inode::new(InodeRow { ino, nlink: u32::from(ino > 10), ..InodeRow::default() }, false)));
+        }
+        assert!((1..=10).all(|ino| t.get(ino).is_some()));
+        assert!(t.0.lock().inodes.len() <= INODES_MAX + INODES_MAX / 2);
     }
 
     #[test]

@@ -1,12 +1,11 @@
 //! Writing: bytes into dirty cells, cells into batches, batches through the pool into the log and then into the map.
 
-use std::collections::{BTreeMap, btree_map};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
-use super::inode::{Batch, BatchPiece, Cell, Inode, SealingCell, State, bit_runs, block_bits};
+use super::inode::{Batch, BatchPiece, Inode, SealingCell, State, bit_runs, block_bits};
 use super::leaf::{Entry, LEAF_BYTES};
 use super::map::OBJECT_BYTES_MAX;
 use super::put::{CatalogNodes, Seal, map_error};
@@ -17,6 +16,9 @@ use crate::types::{BLOCK, FRAME_OVERHEAD, Location, Sequence};
 
 /// Bytes in dirty and sealing cells at most; writers wait above it.
 pub const DIRTY_BYTES_MAX: usize = 96 << 20;
+/// Leaves of one file changed since the last commit (each of one MiB of it, 2.5 KiB) above which there is the next, however
+/// long the interval is.
+const LEAVES_CHANGED_MAX: usize = 16_384;
 /// A stream's full cells are handed to the pool in batches of this many bytes.
 const STREAM_BYTES: usize = 256 << 10;
 /// Chunks in one job at most.
@@ -184,37 +186,35 @@ impl Bucket {
                 let k = at / cell_bytes;
                 let cell_start = k * cell_bytes;
                 let upto = end.min(cell_start + cell_bytes);
-                let cell = match st.dirty.entry(k) {
-                    btree_map::Entry::Occupied(o) => o.into_mut(),
-                    btree_map::Entry::Vacant(v) => {
-                        grown += cell_bytes as usize;
-                        v.insert(Cell { data: Vec::new(), valid: 0 })
-                    }
-                };
                 let (a, b) = ((at - cell_start) as usize, (upto - cell_start) as usize);
-                cell.reach(b.next_multiple_of(BLOCK), cell_bytes as usize);
-                for (base, start) in [(&head_base, head), (&tail_base, tail)] {
-                    if let Some(base) = base {
-                        let i = (start.wrapping_sub(cell_start) / block) as usize;
-                        if start >= cell_start
-                            && start < cell_start + cell_bytes
-                            && cell.valid & block_bits(i, i + 1) == 0
-                        {
-                            cell.data[i * BLOCK..(i + 1) * BLOCK].copy_from_slice(base);
+                let new = st.dirty.write(k, |cell| {
+                    cell.reach(b.next_multiple_of(BLOCK), cell_bytes as usize);
+                    for (base, start) in [(&head_base, head), (&tail_base, tail)] {
+                        if let Some(base) = base {
+                            let i = (start.wrapping_sub(cell_start) / block) as usize;
+                            if start >= cell_start
+                                && start < cell_start + cell_bytes
+                                && cell.valid & block_bits(i, i + 1) == 0
+                            {
+                                cell.data[i * BLOCK..(i + 1) * BLOCK].copy_from_slice(base);
+                            }
                         }
                     }
-                }
-                let (first, last) = (a / BLOCK, b.div_ceil(BLOCK));
-                // A block new to this cell starts from zeroes, not from what an earlier life of the cell left there.
-                for i in [first, last - 1] {
-                    let start = cell_start + (i * BLOCK) as u64;
-                    let based = (start == head && head_base.is_some()) || (start == tail && tail_base.is_some());
-                    if cell.valid & block_bits(i, i + 1) == 0 && !based {
-                        cell.data[i * BLOCK..(i + 1) * BLOCK].fill(0);
+                    let (first, last) = (a / BLOCK, b.div_ceil(BLOCK));
+                    // A block new to this cell starts from zeroes, not from what an earlier life of the cell left there.
+                    for i in [first, last - 1] {
+                        let start = cell_start + (i * BLOCK) as u64;
+                        let based = (start == head && head_base.is_some()) || (start == tail && tail_base.is_some());
+                        if cell.valid & block_bits(i, i + 1) == 0 && !based {
+                            cell.data[i * BLOCK..(i + 1) * BLOCK].fill(0);
+                        }
                     }
+                    cell.data[a..b].copy_from_slice(&data[(at - offset) as usize..(upto - offset) as usize]);
+                    cell.valid |= block_bits(first, last);
+                });
+                if new {
+                    grown += cell_bytes as usize;
                 }
-                cell.data[a..b].copy_from_slice(&data[(at - offset) as usize..(upto - offset) as usize]);
-                cell.valid |= block_bits(first, last);
                 at = upto;
             }
             st.row.size = st.row.size.max(end);
@@ -260,7 +260,7 @@ impl Bucket {
         }
         let last = end / cell_bytes;
         let cells: Vec<u64> =
-            st.dirty.range(..last).rev().take_while(|(_, c)| c.valid == full).map(|(k, _)| *k).collect();
+            st.dirty.range(..last).rev().take_while(|(_, c)| c.valid == full).map(|(k, _)| k).collect();
         if cells.len() < want || cells.windows(2).any(|w| w[0] != w[1] + 1) {
             return None;
         }
@@ -270,10 +270,7 @@ impl Bucket {
     /// Turn dirty cells (all for None) into a batch at the end of the inode's queue.
     pub(super) fn make_batch(&self, st: &mut State, which: Option<Vec<u64>>) -> Option<(Arc<Batch>, Arc<Seal>)> {
         let seal = st.content.as_ref()?.seal.clone()?;
-        let cells: BTreeMap<u64, Cell> = match which {
-            None => std::mem::take(&mut st.dirty),
-            Some(keys) => keys.into_iter().filter_map(|k| st.dirty.remove(&k).map(|c| (k, c))).collect(),
-        };
+        let cells = st.dirty.take(which);
         if cells.is_empty() {
             return None;
         }
@@ -311,7 +308,7 @@ impl Bucket {
                 .collect(),
         });
         st.next_batch += 1;
-        st.batches.push_back(batch.clone());
+        st.batches.push(batch.clone());
         Some((batch, seal))
     }
 
@@ -330,7 +327,11 @@ impl Bucket {
             st.batches.pop_front();
             gone += batch.bytes;
         }
+        let much = st.content.as_ref().is_some_and(|c| c.map.changed_leaves() > LEAVES_CHANGED_MAX);
         drop(st);
+        if much {
+            self.wake_committer();
+        }
         inode.settled.notify_all();
         self.dirty_changed(0, gone);
     }

@@ -18,6 +18,9 @@ pub const FORMAT_VERSION: i64 = 1;
 const WAL_BYTES_MAX: u64 = 32 << 20;
 /// Not before so many rows have changed since the last time: a row touches a page or two.
 const WAL_CHANGES_MIN: u64 = 4096;
+/// The same on a disk that is nearly full, where the WAL must not take what is kept for it.
+const SCARCE_WAL_BYTES_MAX: u64 = 4 << 20;
+const SCARCE_WAL_CHANGES_MIN: u64 = 256;
 /// Page cache of the writing connection, KiB.
 const CACHE_KIB: i64 = 48 * 1024;
 
@@ -207,10 +210,14 @@ impl Catalog {
     }
 
     /// Copy committed pages into the main file where no lock is needed for long. True when the WAL has grown past its
-    /// bound, so that the caller asks for the rest between a COMMIT and the next BEGIN.
-    pub fn checkpoint(&self) -> Result<bool, CatalogError> {
+    /// bound, so that the caller asks for the rest between a COMMIT and the next BEGIN. Sooner where room is scarce.
+    pub fn checkpoint(&self, ample: bool) -> Result<bool, CatalogError> {
+        let (bytes, changes) = match ample {
+            true => (WAL_BYTES_MAX, WAL_CHANGES_MIN),
+            false => (SCARCE_WAL_BYTES_MAX, SCARCE_WAL_CHANGES_MIN),
+        };
         // The file keeps its length when the WAL starts over, so what has been written since counts as well.
-        if self.written.load(Ordering::Relaxed) < WAL_CHANGES_MIN || self.wal.metadata()?.len() < WAL_BYTES_MAX {
+        if self.written.load(Ordering::Relaxed) < changes || self.wal.metadata()?.len() < bytes {
             return Ok(false);
         }
         self.written.store(0, Ordering::Relaxed);
@@ -264,14 +271,44 @@ impl Tx<'_> {
         self.write(sql, params)
     }
 
-    /// Run one writing statement inside the epoch's transaction.
-    pub(super) fn write(&self, sql: &str, params: impl rusqlite::Params) -> Result<usize, CatalogError> {
+    /// The epoch's transaction is open.
+    fn begin(&self) -> Result<(), CatalogError> {
         if self.conn.0.is_autocommit() {
             if self.catalog.is_failed() {
                 return Err(CatalogError::Io(std::io::Error::from_raw_os_error(libc::EIO)));
             }
             self.conn.0.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
         }
+        Ok(())
+    }
+
+    /// Run several statements that stand or fall together: when `f` fails, what it has done so far is undone.
+    ///
+    /// # Errors
+    /// That of `f`.
+    pub fn together<T>(&self, f: impl FnOnce() -> Result<T, CatalogError>) -> Result<T, CatalogError> {
+        self.begin()?;
+        let run = |sql: &str| self.guard(self.conn.0.prepare_cached(sql).and_then(|mut s| s.execute([])));
+        run("SAVEPOINT together")?;
+        let recorded = self.catalog.redo.lock().mark();
+        let done = f();
+        // Where SQLite has rolled back everything there is no savepoint either, and `guard` has seen it.
+        if done.is_err() && !self.conn.0.is_autocommit() {
+            let undone = run("ROLLBACK TO together");
+            self.catalog.redo.lock().back_to(recorded);
+            if undone.is_err() {
+                self.catalog.failed.store(true, Ordering::Release);
+            }
+        }
+        if !self.conn.0.is_autocommit() && run("RELEASE together").is_err() {
+            self.catalog.failed.store(true, Ordering::Release);
+        }
+        done
+    }
+
+    /// Run one writing statement inside the epoch's transaction.
+    pub(super) fn write(&self, sql: &str, params: impl rusqlite::Params) -> Result<usize, CatalogError> {
+        self.begin()?;
         self.catalog.changes.fetch_add(1, Ordering::Relaxed);
         self.catalog.written.fetch_add(1, Ordering::Relaxed);
         let r = self.conn.0.prepare_cached(sql).and_then(|mut s| s.execute(params));

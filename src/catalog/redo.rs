@@ -116,6 +116,19 @@ impl Redo {
     pub(super) fn unfit(&mut self) {
         *self = Redo { unfit: true, ..Redo::default() };
     }
+
+    /// How much is recorded, for [`Redo::back_to`].
+    pub(super) fn mark(&self) -> (usize, u32) {
+        (self.packed.len(), self.changes)
+    }
+
+    /// What was recorded since was undone. Once unfit it stays so, which costs a commit and nothing else.
+    pub(super) fn back_to(&mut self, (bytes, changes): (usize, u32)) {
+        if !self.unfit {
+            self.packed.truncate(bytes);
+            self.changes = changes;
+        }
+    }
 }
 
 fn pack_value(out: &mut Vec<u8>, v: ValueRef) {
@@ -225,6 +238,38 @@ mod tests {
             assert!(parse(&redo.packed[..n], 2).is_none(), "cut at {n}");
         }
         assert!(parse(&redo.packed, 1).is_none() && parse(&redo.packed, 3).is_none());
+    }
+
+    #[test]
+    fn statements_together_leave_nothing_when_one_fails_and_record_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("catalog.db");
+        crate::catalog::Catalog::create(&path, |_| Ok(())).unwrap();
+        let catalog = crate::catalog::Catalog::open(&path).unwrap();
+        let tx = catalog.lock();
+        tx.insert_dirent(1, b"before", 5, 8).unwrap();
+        let recorded = || {
+            let redo = catalog.redo.lock();
+            (redo.packed.clone(), redo.changes)
+        };
+        let before = recorded();
+        // The name is there already.
+        let failed = tx.together(|| {
+            tx.delete_dirent(1, b"before")?;
+            tx.insert_dirent(1, b"new", 6, 8)?;
+            tx.insert_dirent(1, b"new", 7, 8)
+        });
+        assert!(failed.is_err());
+        assert_eq!((tx.lookup(1, b"before").unwrap(), tx.lookup(1, b"new").unwrap()), (Some((5, 8)), None));
+        assert_eq!(recorded(), before);
+        tx.together(|| tx.insert_dirent(1, b"new", 7, 8)).unwrap();
+        assert_eq!(recorded().1, before.1 + 1);
+        tx.commit().unwrap();
+        assert!(!catalog.is_failed() && tx.lookup(1, b"new").unwrap() == Some((7, 8)));
+        // As the first of an epoch.
+        assert!(tx.together(|| tx.insert_dirent(1, b"new", 8, 8)).is_err());
+        tx.commit().unwrap();
+        assert!(!catalog.is_failed());
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use parking_lot::Mutex;
 
-use super::FsError;
+use super::{FsError, Since};
 use crate::bucket::{BucketError, Dirent};
 
 /// Entries of a page.
@@ -33,7 +33,7 @@ struct Listing {
 #[derive(Debug)]
 pub struct OpenDir {
     pub ino: u64,
-    parent: u64,
+    pub since: Since,
     listing: Mutex<Listing>,
 }
 
@@ -98,18 +98,19 @@ impl Listing {
 }
 
 impl OpenDir {
-    pub fn new(ino: u64, parent: u64) -> OpenDir {
-        OpenDir { ino, parent, listing: Mutex::default() }
+    pub fn new(ino: u64, since: Since) -> OpenDir {
+        OpenDir { ino, since, listing: Mutex::default() }
     }
 
     /// Hand the entries behind `cookie` (0: from the start, which also takes a fresh look at the directory) to `take`, each
-    /// with its own cookie, until `take` answers false: that entry was not taken.
+    /// with its own cookie, until `take` answers false: that entry was not taken. `parent` is what `..` is by now.
     ///
     /// # Errors
     /// Those of the source and of `take`, only while nothing was taken; later ones come with the next call.
     pub fn read(
         &self,
         cookie: u64,
+        parent: u64,
         source: Source,
         take: &mut dyn FnMut(u64, &Dirent) -> Result<bool, FsError>,
     ) -> Result<(), FsError> {
@@ -120,7 +121,7 @@ impl OpenDir {
         let mut at = cookie;
         let mut taken = false;
         while at < DOTS {
-            let (name, ino): (&[u8], u64) = if at == 0 { (b".", self.ino) } else { (b"..", self.parent) };
+            let (name, ino): (&[u8], u64) = if at == 0 { (b".", self.ino) } else { (b"..", parent) };
             if !take(at + 1, &Dirent { name: name.to_vec(), ino, kind: KIND_DIR })? {
                 return Ok(());
             }
@@ -155,6 +156,7 @@ impl OpenDir {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Failures;
     use super::*;
     use std::cell::RefCell;
     use std::collections::BTreeSet;
@@ -178,7 +180,7 @@ mod tests {
     /// One call that takes up to `most` entries.
     fn call(dir: &OpenDir, fake: &Fake, cookie: u64, most: usize) -> Vec<(u64, String)> {
         let mut out = Vec::new();
-        dir.read(cookie, &|a, m| fake.page(a, m), &mut |c, d| {
+        dir.read(cookie, 1, &|a, m| fake.page(a, m), &mut |c, d| {
             if out.len() == most {
                 return Ok(false);
             }
@@ -203,7 +205,7 @@ mod tests {
     fn every_name_is_listed_once_whatever_the_size_of_the_directory_and_of_the_calls() {
         for n in [0, 1, PAGE - 1, PAGE, PAGE + 1, 3 * PAGE] {
             for most in [1, 7, PAGE, 10_000] {
-                let (dir, fake) = (OpenDir::new(5, 1), Fake::of(n));
+                let (dir, fake) = (OpenDir::new(5, Failures::default().now()), Fake::of(n));
                 let got = all(&dir, &fake, 0, most);
                 assert_eq!(got.len(), n + 2, "{n} {most}");
                 assert_eq!((got[0].1.as_str(), got[1].1.as_str()), (".", ".."));
@@ -214,7 +216,7 @@ mod tests {
 
     #[test]
     fn removing_what_was_listed_while_listing_leaves_nothing_out() {
-        let (dir, fake) = (OpenDir::new(5, 1), Fake::of(3 * PAGE + 5));
+        let (dir, fake) = (OpenDir::new(5, Failures::default().now()), Fake::of(3 * PAGE + 5));
         let (mut cookie, mut seen) = (0, 0);
         loop {
             let got = call(&dir, &fake, cookie, 100);
@@ -230,7 +232,7 @@ mod tests {
 
     #[test]
     fn every_cookie_leads_back_to_its_place_after_names_came_and_went() {
-        let (dir, fake) = (OpenDir::new(5, 1), Fake::of(2 * PAGE + 50));
+        let (dir, fake) = (OpenDir::new(5, Failures::default().now()), Fake::of(2 * PAGE + 50));
         let first = all(&dir, &fake, 0, 64);
         for i in [0, 1, 5, 30, PAGE - 1, PAGE, PAGE + 3] {
             fake.remove(i);
@@ -251,7 +253,7 @@ mod tests {
 
     #[test]
     fn a_cookie_that_was_never_given_ends_the_listing() {
-        let (dir, fake) = (OpenDir::new(5, 1), Fake::of(10));
+        let (dir, fake) = (OpenDir::new(5, Failures::default().now()), Fake::of(10));
         call(&dir, &fake, 0, 4);
         assert!(call(&dir, &fake, u64::MAX - 5, 10).is_empty());
         assert!(call(&dir, &fake, 1 << 40, 10).is_empty());

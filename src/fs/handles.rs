@@ -1,5 +1,5 @@
 //! Open files: what each was opened with, and the promise of row 63 that a failure to write back is told to every file
-//! that was open then, at each fsync and at close, until it is closed.
+//! and directory that was open then, at each fsync and at close, until it is closed.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,10 +15,7 @@ pub struct OpenFile {
     pub ino: u64,
     /// The kernel keeps no pages for this handle, and leaves O_SYNC to us.
     pub direct: bool,
-    /// Failures before this handle was opened are not its own.
-    failures_before: u64,
-    /// The errno with which pages of this file, written through a mapping, were refused while it was open; 0: none.
-    pages_lost: AtomicI32,
+    pub since: Since,
     /// The generation of file capabilities for which this handle has looked for one to clear.
     pub caps_cleared: AtomicU64,
 }
@@ -54,60 +51,36 @@ impl<T> Table<T> {
     }
 }
 
-/// The open files of a mount.
+/// When a handle was opened: failures before that are not its own.
+#[derive(Debug, Clone, Copy)]
+pub struct Since(u64);
+
+/// Failures to write back: of the bucket, and of pages that the kernel handed over when nobody waited for the answer. Whose
+/// bytes were lost does not matter: an fsync says that everything before it is durable.
 #[derive(Debug, Default)]
-pub struct OpenFiles {
-    table: Table<OpenFile>,
-    failures: AtomicU64,
+pub struct Failures {
+    count: AtomicU64,
     last_errno: AtomicI32,
 }
 
-impl OpenFiles {
-    pub fn open(&self, ino: u64, direct: bool) -> u64 {
-        let failures_before = self.failures.load(Ordering::Acquire);
-        self.table.insert(OpenFile {
-            ino,
-            direct,
-            failures_before,
-            pages_lost: AtomicI32::new(0),
-            caps_cleared: AtomicU64::new(0),
-        })
+impl Failures {
+    pub fn now(&self) -> Since {
+        Since(self.count.load(Ordering::Acquire))
     }
 
-    /// # Errors
-    /// [`FsError::BadHandle`]
-    pub fn get(&self, id: u64) -> Result<Arc<OpenFile>, FsError> {
-        self.table.get(id)
-    }
-
-    pub fn close(&self, id: u64) -> Option<Arc<OpenFile>> {
-        self.table.remove(id)
-    }
-
-    /// Writing back failed: every file open now hears of it.
-    pub fn note_failure(&self, errno: i32) {
+    /// Writing back failed: everything open now hears of it.
+    pub fn note(&self, errno: i32) {
         self.last_errno.store(errno, Ordering::Release);
-        self.failures.fetch_add(1, Ordering::AcqRel);
-    }
-
-    /// The kernel handed over pages of a mapping and they were refused: it forgets them and tells of it once. Nobody waited
-    /// for an answer, so every handle of this file hears of it.
-    pub fn note_pages_lost(&self, ino: u64, errno: i32) {
-        for file in self.table.rows.read().values().filter(|f| f.ino == ino) {
-            file.pages_lost.store(errno, Ordering::Release);
-        }
+        self.count.fetch_add(1, Ordering::AcqRel);
     }
 
     /// # Errors
-    /// [`FsError::WritingBack`] when that happened while the file was open.
-    pub fn check(&self, file: &OpenFile) -> Result<(), FsError> {
-        if self.failures.load(Ordering::Acquire) > file.failures_before {
+    /// [`FsError::WritingBack`] when that has happened since.
+    pub fn check(&self, since: Since) -> Result<(), FsError> {
+        if self.count.load(Ordering::Acquire) > since.0 {
             return Err(FsError::WritingBack(self.last_errno.load(Ordering::Acquire)));
         }
-        match file.pages_lost.load(Ordering::Acquire) {
-            0 => Ok(()),
-            errno => Err(FsError::WritingBack(errno)),
-        }
+        Ok(())
     }
 }
 
@@ -116,30 +89,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn r63_a_failure_is_told_to_the_files_open_then_again_and_again_and_to_no_later_one() {
-        let files = OpenFiles::default();
-        let early = files.open(2, false);
-        files.note_failure(libc::ENOSPC);
-        let late = files.open(2, false);
+    fn r63_a_failure_is_told_to_what_was_open_then_again_and_again_and_to_nothing_later() {
+        let failures = Failures::default();
+        let early = failures.now();
+        failures.check(early).unwrap();
+        failures.note(libc::ENOSPC);
+        let late = failures.now();
         for _ in 0..2 {
-            let e = files.check(&files.get(early).unwrap()).unwrap_err();
-            assert_eq!(e.errno(), libc::ENOSPC);
+            assert_eq!(failures.check(early).unwrap_err().errno(), libc::ENOSPC);
         }
-        files.check(&files.get(late).unwrap()).unwrap();
-        files.close(early);
-        assert_eq!(files.get(early).unwrap_err().errno(), libc::EBADF);
+        failures.check(late).unwrap();
+        failures.note(libc::EIO);
+        assert_eq!(failures.check(late).unwrap_err().errno(), libc::EIO);
     }
 
     #[test]
-    fn r63_lost_pages_are_told_to_every_handle_of_their_file_until_it_is_closed() {
-        let files = OpenFiles::default();
-        let (one, two, other) = (files.open(2, false), files.open(2, true), files.open(3, false));
-        files.note_pages_lost(2, libc::ENOSPC);
-        let late = files.open(2, false);
-        for lost in [one, two, one] {
-            assert_eq!(files.check(&files.get(lost).unwrap()).unwrap_err().errno(), libc::ENOSPC);
-        }
-        files.check(&files.get(other).unwrap()).unwrap();
-        files.check(&files.get(late).unwrap()).unwrap();
+    fn a_handle_that_was_closed_is_none() {
+        let table = Table::default();
+        let (one, two) = (table.insert("one"), table.insert("two"));
+        assert_eq!(*table.get(one).unwrap(), "one");
+        table.remove(one);
+        assert_eq!(table.get(one).unwrap_err().errno(), libc::EBADF);
+        assert_eq!((*table.get(two).unwrap(), table.insert("three") > two), ("two", true));
     }
 }

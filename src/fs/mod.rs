@@ -16,14 +16,11 @@ use parking_lot::Mutex;
 
 pub use dirs::OpenDir;
 pub use errno::{FsError, errno};
-pub use handles::{OpenFile, OpenFiles, Table};
+pub use handles::{Failures, OpenFile, Since, Table};
 pub use xattr::is_slow;
 
 use crate::bucket::{Attr, Bucket, BucketError, Dirent, NewInode, SetAttr};
 use crate::catalog::FLAG_XATTR;
-
-/// Most links an inode has, as on XFS.
-const LINKS_MAX: u32 = i32::MAX as u32;
 
 /// Who calls.
 #[derive(Debug, Clone, Copy)]
@@ -67,11 +64,19 @@ pub struct WriteAs {
     pub kill_set_id: bool,
 }
 
+/// Whose fsync it is.
+#[derive(Debug, Clone, Copy)]
+pub enum Handle {
+    File(u64),
+    Dir(u64),
+}
+
 /// One bucket as a file system.
 pub struct Fs {
     pub bucket: Arc<Bucket>,
-    pub files: OpenFiles,
+    pub files: Table<OpenFile>,
     pub dirs: Table<OpenDir>,
+    pub failures: Failures,
     list_sse: bool,
     last_errors: last_error::LastErrors,
     rule_edits: Mutex<()>,
@@ -111,8 +116,9 @@ impl Fs {
     pub fn new(bucket: Arc<Bucket>, list_sse: bool) -> Fs {
         Fs {
             bucket,
-            files: OpenFiles::default(),
+            files: Table::default(),
             dirs: Table::default(),
+            failures: Failures::default(),
             list_sse,
             last_errors: last_error::LastErrors::default(),
             rule_edits: Mutex::new(()),
@@ -199,7 +205,7 @@ impl Fs {
     /// Make a file, directory, symlink or node. `mode` has the type bits; the umask counts where the directory has no default ACL.
     ///
     /// # Errors
-    /// EEXIST, EMLINK and those of the bucket.
+    /// Those of the bucket; nothing is made then.
     #[allow(clippy::too_many_arguments)] // they are those of mknod(2) and symlink(2) together
     pub fn make(
         &self,
@@ -212,19 +218,28 @@ impl Fs {
         target: Option<&[u8]>,
     ) -> Result<Attr, FsError> {
         let p = self.bucket.attr(parent)?;
-        if mode & libc::S_IFMT == libc::S_IFDIR && p.nlink >= LINKS_MAX {
-            return Err(BucketError::TooManyLinks.into());
-        }
         let default = if p.flags & crate::catalog::FLAG_XATTR != 0 { self.acl(parent, acl::DEFAULT)? } else { None };
         let from_acl = acl::inherit(default.as_deref(), mode, umask);
         let (gid, mode) = inherited(&p, from_acl.mode, caller);
         let a = self.bucket.make(parent, name, &NewInode { mode, uid: caller.uid, gid, rdev, target })?;
-        for (name, value) in [(acl::ACCESS, from_acl.access), (acl::DEFAULT, from_acl.default)] {
-            if let Some(value) = value {
-                self.bucket.set_xattr(a.ino, name, &value, 0)?;
+        for (acl, value) in [(acl::ACCESS, from_acl.access), (acl::DEFAULT, from_acl.default)] {
+            if let Some(value) = value
+                && let Err(e) = self.bucket.set_xattr(a.ino, acl, &value, 0)
+            {
+                self.unmake(parent, name, mode);
+                return Err(e.into());
             }
         }
         Ok(a)
+    }
+
+    /// Making has failed halfway: the kernel goes on believing that there is no such name, so there must be none.
+    pub fn unmake(&self, parent: u64, name: &[u8], mode: u32) {
+        let is_dir = mode & libc::S_IFMT == libc::S_IFDIR;
+        let gone = if is_dir { self.bucket.rmdir(parent, name) } else { self.bucket.unlink(parent, name) };
+        if let Err(e) = gone {
+            log::warn!("{}: made in part, and not taken back: {e}", String::from_utf8_lossy(name));
+        }
     }
 
     /// # Errors
@@ -233,9 +248,6 @@ impl Fs {
         let a = self.bucket.attr(ino)?;
         if a.mode & libc::S_IFMT == libc::S_IFDIR {
             return Err(FsError::NotPermitted("hard links to directories"));
-        }
-        if a.nlink >= LINKS_MAX {
-            return Err(BucketError::TooManyLinks.into());
         }
         Ok(self.bucket.link(ino, parent, name)?)
     }
@@ -261,11 +273,12 @@ impl Fs {
             });
             killed = emptied.inspect_err(|_| self.bucket.closed(ino))?;
         }
-        Ok((self.files.open(ino, direct), killed))
+        let file = OpenFile { ino, direct, since: self.failures.now(), caps_cleared: AtomicU64::new(0) };
+        Ok((self.files.insert(file), killed))
     }
 
     pub fn close(&self, handle: u64) {
-        if let Some(f) = self.files.close(handle) {
+        if let Some(f) = self.files.remove(handle) {
             self.bucket.closed(f.ino);
         }
     }
@@ -294,8 +307,7 @@ impl Fs {
     /// # Errors
     /// That failure.
     pub fn flush(&self, handle: u64) -> Result<(), FsError> {
-        let file = self.files.get(handle)?;
-        self.files.check(&file)?;
+        self.failures.check(self.files.get(handle)?.since)?;
         match self.bucket.health() {
             // Nothing was written that could be lost.
             Ok(()) | Err(BucketError::ReadOnly) => Ok(()),
@@ -303,20 +315,23 @@ impl Fs {
         }
     }
 
-    /// Make everything so far durable, then call `done`, perhaps on another thread. A handle hears of failures since its
-    /// opening, one without (a directory's) only of this one.
-    pub fn sync(self: &Arc<Self>, handle: Option<u64>, done: Box<dyn FnOnce(Result<(), FsError>) + Send>) {
-        let file = match handle.map(|h| self.files.get(h)).transpose() {
-            Ok(f) => f,
+    /// Make everything so far durable, then call `done`, perhaps on another thread. The handle hears of every failure since
+    /// its opening.
+    pub fn sync(self: &Arc<Self>, handle: Handle, done: Box<dyn FnOnce(Result<(), FsError>) + Send>) {
+        let since = match handle {
+            Handle::File(h) => self.files.get(h).map(|f| f.since),
+            Handle::Dir(h) => self.dirs.get(h).map(|d| d.since),
+        };
+        let since = match since {
+            Ok(s) => s,
             Err(e) => return done(Err(e)),
         };
         let fs = Arc::clone(self);
         self.bucket.sync(Box::new(move |result| {
             if let Err(e) = &result {
-                fs.files.note_failure(errno(e));
+                fs.failures.note(errno(e));
             }
-            let result = result.map_err(FsError::from);
-            done(result.and_then(|()| file.map_or(Ok(()), |f| fs.files.check(&f))));
+            done(result.map_err(FsError::from).and_then(|()| fs.failures.check(since)));
         }));
     }
 
@@ -361,8 +376,7 @@ impl Fs {
             return Err(BucketError::NotDirectory.into());
         }
         self.bucket.opened(ino)?;
-        let parent = if a.parent == 0 { ino } else { a.parent };
-        Ok(self.dirs.insert(OpenDir::new(ino, parent)))
+        Ok(self.dirs.insert(OpenDir::new(ino, self.failures.now())))
     }
 
     pub fn close_dir(&self, handle: u64) {
@@ -382,7 +396,10 @@ impl Fs {
         take: &mut dyn FnMut(u64, &Dirent) -> Result<bool, FsError>,
     ) -> Result<(), FsError> {
         let dir = self.dirs.get(handle)?;
-        dir.read(cookie, &|after, most| self.bucket.entries(dir.ino, after, most), take)
+        // Asked anew: an open directory may be moved.
+        let parent = if cookie < 2 { self.bucket.attr(dir.ino)?.parent } else { 0 };
+        let parent = if parent == 0 { dir.ino } else { parent };
+        dir.read(cookie, parent, &|after, most| self.bucket.entries(dir.ino, after, most), take)
     }
 }
 

@@ -36,11 +36,14 @@ fn is_acl(name: &[u8]) -> bool {
 
 impl Fs {
     /// # Errors
-    /// ENODATA where there is none.
+    /// ENODATA where there is none, EOPNOTSUPP outside the namespaces.
     pub fn get_xattr(&self, caller: Caller, ino: u64, name: &[u8]) -> Result<Vec<u8>, FsError> {
         if name.starts_with(PREFIX) {
             let a = self.bucket.attr(ino)?;
             return self.sse_get(caller, &a, name);
+        }
+        if !is_acl(name) {
+            refuse_foreign(name)?;
         }
         Ok(self.bucket.xattr(ino, name)?)
     }
@@ -73,7 +76,7 @@ impl Fs {
     }
 
     /// # Errors
-    /// ENODATA where there is none.
+    /// ENODATA where there is none, EOPNOTSUPP outside the namespaces.
     pub fn remove_xattr(&self, caller: Caller, ino: u64, name: &[u8]) -> Result<(), FsError> {
         if name.starts_with(PREFIX) {
             let a = self.bucket.attr(ino)?;
@@ -82,6 +85,7 @@ impl Fs {
         if is_acl(name) {
             return self.drop_acl(ino, name);
         }
+        refuse_foreign(name)?;
         Ok(self.bucket.remove_xattr(ino, name)?)
     }
 

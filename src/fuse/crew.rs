@@ -221,7 +221,7 @@ impl Crew {
     /// The follower is asked again.
     fn go_on(&self, me: i32, pid: u32, size: Size, n: u64) {
         let streams = matches!(size, Size::Bytes(b) if b >= STREAM_BYTES);
-        if pid == self.last_pid.load(Ordering::Relaxed) && !streams && n % LOOK_EVERY != 0 {
+        if pid == self.last_pid.load(Ordering::Relaxed) && !streams && !n.is_multiple_of(LOOK_EVERY) {
             return;
         }
         let mut s = self.shared.lock();

@@ -18,7 +18,7 @@ pub const BUCKET: &str = "crash";
 /// returns; another thread's mount is busy that long. So no child is started while a mount is politely unmounted.
 static SPAWNING: RwLock<()> = RwLock::new(());
 const EXEC_TIME: Duration = Duration::from_millis(2);
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Where a store and its keyring lie.
 #[derive(Clone, Debug)]

@@ -102,9 +102,9 @@ pub fn wait(child: &mut Child, limit: Duration) -> Option<std::process::ExitStat
     None
 }
 
-/// Asks again until `done` or the limit of a minute; the answer is whether it came true.
+/// Asks again until `done`, for two minutes, which is only against waiting for ever; the answer is whether it came true.
 pub fn eventually(mut done: impl FnMut() -> bool) -> bool {
-    let end = Instant::now() + Duration::from_secs(60);
+    let end = Instant::now() + Duration::from_secs(120);
     while Instant::now() < end {
         if done() {
             return true;

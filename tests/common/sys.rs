@@ -5,7 +5,7 @@
 use std::ffi::{CString, OsStr};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -103,6 +103,12 @@ pub fn remount(path: impl AsRef<Path>, flags: libc::c_ulong) -> io::Result<()> {
     check(unsafe { libc::mount(none, p.as_ptr(), none, flags | libc::MS_REMOUNT, none.cast()) }).map(drop)
 }
 
+/// close(2), with its answer, which `File` keeps to itself.
+pub fn close(f: File) -> io::Result<()> {
+    // SAFETY: the descriptor was ours alone and is not used again.
+    check(unsafe { libc::close(f.into_raw_fd()) }).map(drop)
+}
+
 pub fn mknod(path: impl AsRef<Path>, mode: u32, dev: u64) -> io::Result<()> {
     let p = cstr(path.as_ref());
     // SAFETY: the string ends with NUL.
@@ -189,6 +195,13 @@ impl Map {
         bytes.iter().enumerate().for_each(|(i, b)| unsafe { self.at.add(at + i).write_volatile(*b) });
     }
 
+    /// One byte, without taking memory for it: for a child.
+    pub fn byte(&self, at: usize) -> u8 {
+        assert!(at < self.len);
+        // SAFETY: within the mapping.
+        unsafe { self.at.add(at).read_volatile() }
+    }
+
     /// msync(2), waiting.
     pub fn sync(&self) -> io::Result<()> {
         // SAFETY: exactly the mapping.
@@ -231,7 +244,13 @@ impl std::ops::DerefMut for Aligned {
     }
 }
 
-/// Runs `f` in a forked process and gives what it returns, 0 to 255. `f` may only make system calls:
+/// In a forked child: files that other tests have open are not kept open by it.
+fn leave_files() {
+    // SAFETY: takes no memory; the child uses none of the descriptors it has inherited.
+    unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, 0) };
+}
+
+/// Runs `f` in a forked process, which has no open files, and gives what it returns, 0 to 255. `f` may only make system calls:
 /// other threads of the test may have held the allocator's lock at the fork.
 pub fn in_child(f: impl FnOnce() -> u8) -> i32 {
     // SAFETY: the child makes system calls only and leaves by _exit; the parent waits for that child.
@@ -239,12 +258,32 @@ pub fn in_child(f: impl FnOnce() -> u8) -> i32 {
         let pid = libc::fork();
         assert!(pid >= 0, "fork: {}", io::Error::last_os_error());
         if pid == 0 {
+            leave_files();
             libc::_exit(f().into());
         }
         let mut status = 0;
         while libc::waitpid(pid, &mut status, 0) != pid {}
         assert!(libc::WIFEXITED(status), "the child was ended by a signal");
         libc::WEXITSTATUS(status)
+    }
+}
+
+/// The signal that ends a forked process which runs `f`, None if it lives through it. The rule of [`in_child`] holds.
+pub fn signal_of_child(f: impl FnOnce()) -> Option<i32> {
+    // SAFETY: as in `in_child`.
+    unsafe {
+        let pid = libc::fork();
+        assert!(pid >= 0, "fork: {}", io::Error::last_os_error());
+        if pid == 0 {
+            leave_files();
+            // Nothing to look at in a core.
+            libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0);
+            f();
+            libc::_exit(0);
+        }
+        let mut status = 0;
+        while libc::waitpid(pid, &mut status, 0) != pid {}
+        libc::WIFSIGNALED(status).then(|| libc::WTERMSIG(status))
     }
 }
 

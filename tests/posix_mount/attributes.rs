@@ -101,11 +101,16 @@ fn writing_through_every_kind_of_handle_changes_mtime() {
 fn other_changes_of_content_change_mtime() {
     let m = Mount::new("AES256");
     let p = m.at("f");
-    let changes: [(&str, fn(&File)); 5] = [
+    let changes: [(&str, fn(&File)); 8] = [
         ("ftruncate", |f| f.set_len(100).unwrap()),
         ("ftruncate to the same size", |f| f.set_len(8192).unwrap()),
         ("punch", |f| sys::fallocate(f, libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE, 0, 4096).unwrap()),
         ("fallocate", |f| sys::fallocate(f, 0, 0, 100_000).unwrap()),
+        ("fallocate of what is there", |f| sys::fallocate(f, 0, 0, 10).unwrap()),
+        ("fallocate behind the end", |f| sys::fallocate(f, libc::FALLOC_FL_KEEP_SIZE, 0, 100_000).unwrap()),
+        ("punch behind the end", |f| {
+            sys::fallocate(f, libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE, 1 << 20, 4096).unwrap();
+        }),
         ("a mapping", |f| {
             let mut map = Map::new(f, 4096, libc::MAP_SHARED).unwrap();
             map.put(5, b"x");
@@ -117,7 +122,7 @@ fn other_changes_of_content_change_mtime() {
         let f = sys::open(&p, libc::O_RDWR, 0).unwrap();
         sys::utimens(&p, OLD, OLD).unwrap();
         change(&f);
-        assert!(stat(&p).mtime() >= about_now(), "{what}");
+        assert!(stat(&p).mtime() >= about_now() && stat(&p).ctime() >= about_now(), "{what}");
     }
     sys::utimens(&p, OLD, OLD).unwrap();
     sys::open(&p, libc::O_WRONLY | libc::O_TRUNC, 0).unwrap();

@@ -116,6 +116,27 @@ fn an_append_goes_to_the_end_whatever_the_offset_is() {
 }
 
 #[test]
+fn a_single_write_can_ask_to_append_but_not_the_opposite() {
+    const RWF_NOAPPEND: i32 = 0x20;
+    let m = Mount::new("AES256");
+    for (i, way) in [libc::O_WRONLY, libc::O_RDWR].into_iter().enumerate() {
+        let p = m.at(format!("f{i}"));
+        fs::write(&p, b"0123").unwrap();
+        let f = sys::open(&p, way, 0).unwrap();
+        assert_eq!(sys::pwrite2(&f, b"45", 1, libc::RWF_APPEND).unwrap(), 2);
+        assert_eq!(fs::read(&p).unwrap(), b"012345");
+        // Where the kernel keeps no pages, FUSE passes on only how the file was opened (ssefs(5), KNOWN GAPS).
+        let f = sys::open(&p, way | libc::O_APPEND, 0).unwrap();
+        match sys::pwrite2(&f, b"ab", 1, RWF_NOAPPEND) {
+            Ok(_) if crate::mount::plain() || way == libc::O_RDWR => assert_eq!(fs::read(&p).unwrap(), b"0ab345"),
+            Ok(_) => assert_eq!(fs::read(&p).unwrap(), b"012345ab"),
+            // Linux before 6.9.
+            Err(e) => assert_eq!(e.raw_os_error(), Some(libc::EOPNOTSUPP)),
+        }
+    }
+}
+
+#[test]
 fn truncate_cuts_and_extends_with_zeroes_only() {
     let mut m = Mount::new("AES256");
     let mut dice = Dice::new(3);

@@ -4,7 +4,6 @@ use crate::mount::{Mount, errno};
 use crate::sys;
 use crate::tree::Dice;
 use std::fs::{self, File};
-use std::io::ErrorKind;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -118,17 +117,55 @@ fn a_punched_hole_reads_as_zeroes_and_gives_its_space_back() {
 }
 
 #[test]
-fn zero_range_zeroes_or_is_refused_as_a_whole() {
+fn zero_range_zeroes_and_grows_the_file_only_when_asked() {
+    const ZERO: i32 = libc::FALLOC_FL_ZERO_RANGE;
+    let mut m = Mount::new("AES256");
+    let f = create(&m);
+    let mut want = Dice::new(5).bytes(50_000);
+    f.write_all_at(&want, 0).unwrap();
+    for (mode, at, len, size) in [
+        (ZERO, 10_000, 20_000, 50_000),
+        (ZERO | libc::FALLOC_FL_KEEP_SIZE, 49_000, 5000, 50_000),
+        (ZERO, 48_000, 5000, 53_000),
+        (ZERO | libc::FALLOC_FL_KEEP_SIZE, 100_000, 10, 53_000),
+        (ZERO, 100_000, 10, 100_010),
+    ] {
+        sys::fallocate(&f, mode, at as u64, len as u64).unwrap();
+        let end = want.len().min(at + len);
+        want[at.min(end)..end].fill(0);
+        want.resize(size, 0);
+        assert!(fs::read(m.at("f")).unwrap() == want, "{len} bytes at {at}");
+    }
+    drop(f);
+    m.remount();
+    assert!(fs::read(m.at("f")).unwrap() == want);
+}
+
+#[test]
+fn modes_of_fallocate_that_fuse_has_not_are_refused_and_change_nothing() {
+    // A local disk has them (ssefs(5), KNOWN GAPS).
+    if crate::mount::skip_without_ssefs() {
+        return;
+    }
     let m = Mount::new("AES256");
     let f = create(&m);
-    f.write_all_at(&[1; 50_000], 0).unwrap();
-    match sys::fallocate(&f, libc::FALLOC_FL_ZERO_RANGE, 10_000, 20_000) {
-        Ok(()) => assert!(zeroes(&f, 10_000, 20_000) && !zeroes(&f, 9_999, 1) && !zeroes(&f, 30_000, 1)),
-        Err(e) => {
-            assert_eq!(e.kind(), ErrorKind::Unsupported);
-            assert!(!zeroes(&f, 10_000, 20_000));
-        }
+    let want = Dice::new(6).bytes(40_000);
+    f.write_all_at(&want, 0).unwrap();
+    let keep = libc::FALLOC_FL_KEEP_SIZE;
+    for mode in [
+        libc::FALLOC_FL_COLLAPSE_RANGE,
+        libc::FALLOC_FL_INSERT_RANGE,
+        libc::FALLOC_FL_UNSHARE_RANGE,
+        libc::FALLOC_FL_UNSHARE_RANGE | keep,
+        libc::FALLOC_FL_ZERO_RANGE | PUNCH,
+    ] {
+        assert_eq!(errno(sys::fallocate(&f, mode, 4096, 4096)), libc::EOPNOTSUPP, "mode {mode:#x}");
+        assert!(fs::read(m.at("f")).unwrap() == want, "mode {mode:#x}");
     }
+    // And a range that no file can have.
+    assert_eq!(errno(sys::fallocate(&f, 0, i64::MAX as u64 - 10, 11)), libc::EFBIG);
+    assert_eq!(errno(sys::fallocate(&f, PUNCH, u64::MAX, 1)), libc::EINVAL);
+    assert_eq!(f.metadata().unwrap().len(), 40_000);
 }
 
 #[test]
@@ -161,6 +198,50 @@ fn copy_file_range_copies_between_files_and_within_one() {
     assert!(fs::read(m.at("g")).unwrap()[..100_000] == want[2_400_000..]);
     let f = sys::open(m.at("f"), libc::O_RDWR, 0).unwrap();
     assert_eq!(errno(sys::copy_range(&f, 0, &f, 100, 200)), libc::EINVAL, "overlapping");
+}
+
+#[test]
+fn copy_file_range_takes_any_length_and_copies_holes_as_zeroes() {
+    let mut m = Mount::new("AES256");
+    let f = create(&m);
+    let data = Dice::new(7).bytes(10_000);
+    f.write_all_at(&data, 3 * MIB).unwrap();
+    f.set_len(5 * MIB).unwrap();
+    let g = sys::open(m.at("g"), libc::O_RDWR | libc::O_CREAT, 0o644).unwrap();
+    g.write_all_at(&[0xee; 6 << 20], 0).unwrap();
+    // As long as can be said: it ends where the source does.
+    let mut at = MIB;
+    loop {
+        match sys::copy_range(&f, at, &g, at, isize::MAX as usize).unwrap() {
+            0 => break,
+            n => at += n,
+        }
+    }
+    assert_eq!(at, 5 * MIB);
+    let mut want = vec![0xee; 6 << 20];
+    want[1 << 20..5 << 20].fill(0);
+    want[3 << 20..(3 << 20) + 10_000].copy_from_slice(&data);
+    assert!(fs::read(m.at("g")).unwrap() == want, "a hole is copied over what was there");
+    assert_eq!(sys::copy_range(&f, 5 * MIB, &g, 0, 100).unwrap(), 0, "nothing behind the end");
+    assert_eq!(sys::copy_range(&f, 100 * MIB, &g, 0, 100).unwrap(), 0);
+    // The two ends of one file touch and do not overlap; behind the end of the target there is a hole.
+    assert_eq!(sys::copy_range(&f, 3 * MIB, &f, 3 * MIB + 5000, 5000).unwrap(), 5000);
+    assert_eq!(sys::copy_range(&f, 3 * MIB, &g, 7 * MIB, 10).unwrap(), 10);
+    assert_eq!(errno(sys::copy_range(&f, 3 * MIB, &f, 3 * MIB, 10)), libc::EINVAL);
+    let reader = File::open(m.at("g")).unwrap();
+    assert_eq!(errno(sys::copy_range(&f, 0, &reader, 0, 10)), libc::EBADF);
+    let append = File::options().append(true).open(m.at("g")).unwrap();
+    assert_eq!(errno(sys::copy_range(&f, 0, &append, 0, 10)), libc::EBADF);
+    let dir = File::open(m.path()).unwrap();
+    assert_eq!(errno(sys::copy_range(&dir, 0, &g, 0, 10)), libc::EISDIR);
+    want.resize(7 << 20, 0);
+    want.extend_from_slice(&data[..10]);
+    drop((f, g, reader, append, dir));
+    m.remount();
+    assert!(fs::read(m.at("g")).unwrap() == want);
+    let mut back = vec![0; 5000];
+    File::open(m.at("f")).unwrap().read_exact_at(&mut back, 3 * MIB + 5000).unwrap();
+    assert!(back == data[..5000]);
 }
 
 #[test]

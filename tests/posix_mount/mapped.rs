@@ -1,10 +1,10 @@
 //! mmap(2): a shared mapping, write(2) and read(2) show the same file; a private one keeps to itself.
 
-use crate::mount::{Mount, sh};
+use crate::mount::{Mount, plain, sh};
 use crate::sys::{self, Map};
 use crate::tree::Dice;
 use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 
 const LEN: usize = 300_000;
 
@@ -116,6 +116,68 @@ fn a_mapping_does_not_write_behind_the_end_of_the_file() {
     let got = fs::read(m.at("f")).unwrap();
     assert_eq!(&got[..5], b"shoXY");
     assert!(got[5..].iter().all(|&b| b == 0), "{got:?}");
+}
+
+#[test]
+fn a_mapping_of_what_is_cut_off_ends_in_sigbus_and_the_rest_stays() {
+    let m = Mount::new("AES256");
+    let mut want = file(&m, "f");
+    let f = sys::open(m.at("f"), libc::O_RDWR, 0).unwrap();
+    let mut map = Map::new(&f, LEN, libc::MAP_SHARED).unwrap();
+    map.put(LEN - 10, b"cut off");
+    map.put(5000, b"stays");
+    want[5000..5005].copy_from_slice(b"stays");
+    for cut in [40_960, 10_000] {
+        sys::truncate(m.at("f"), cut as i64).unwrap();
+        want.truncate(cut);
+        assert!(map.get(0, cut) == want, "up to {cut}");
+        // The rest of the last page reads as zeroes, what is behind it is not there.
+        let behind = cut.next_multiple_of(4096);
+        assert_eq!(map.get(cut, behind - cut), vec![0; behind - cut]);
+        for at in [behind, LEN - 1] {
+            assert_eq!(
+                sys::signal_of_child(|| {
+                    map.byte(at);
+                }),
+                Some(libc::SIGBUS),
+                "byte {at} of {cut}"
+            );
+        }
+        assert_eq!(
+            sys::signal_of_child(|| {
+                map.byte(cut - 1);
+            }),
+            None
+        );
+    }
+    // Grown again, the mapping shows the file again: a hole, and what is written to it.
+    f.set_len(LEN as u64).unwrap();
+    want.resize(LEN, 0);
+    assert!(map.get(0, LEN) == want);
+    map.put(LEN - 4, b"end");
+    want[LEN - 4..LEN - 1].copy_from_slice(b"end");
+    map.sync().unwrap();
+    drop(map);
+    assert!(fs::read(m.at("f")).unwrap() == want);
+}
+
+#[test]
+fn times_set_after_a_synced_write_through_a_mapping_stay_and_others_are_overtaken() {
+    let m = Mount::new("AES256");
+    for synced in [true, false] {
+        file(&m, "f");
+        let f = sys::open(m.at("f"), libc::O_RDWR, 0).unwrap();
+        let mut map = Map::new(&f, LEN, libc::MAP_SHARED).unwrap();
+        map.put(5, b"written");
+        if synced {
+            map.sync().unwrap();
+        }
+        sys::futimens(&f, (1, 2), (3, 4)).unwrap();
+        drop((map, f));
+        let s = fs::metadata(m.at("f")).unwrap();
+        // The page changes the time when the kernel hands it over (ssefs(5), KNOWN GAPS).
+        assert_eq!((s.mtime(), s.mtime_nsec()) == (3, 4), synced || plain(), "synced {synced}");
+    }
 }
 
 #[test]

@@ -357,3 +357,64 @@ fn a_listing_can_be_begun_again_and_continued_where_it_was() {
     }
     assert_eq!(fs::read_dir(m.path()).unwrap().count(), 0);
 }
+
+#[test]
+fn every_place_in_a_listing_is_found_again_after_names_came_and_went() {
+    let m = Mount::new("AES256");
+    (0..2000).for_each(|i| put(m.at(format!("f{i:04}")), ""));
+    let c = crate::mount::cstr(m.path());
+    // SAFETY: the stream is ours until closedir; each entry is read before the next call.
+    unsafe {
+        let d = libc::opendir(c.as_ptr());
+        let next = || {
+            let e = libc::readdir(d);
+            (!e.is_null()).then(|| std::ffi::CStr::from_ptr((*e).d_name.as_ptr()).to_bytes().to_vec())
+        };
+        // The place before each entry, and the entry.
+        let places: Vec<_> = std::iter::from_fn(|| Some((libc::telldir(d), next()?))).collect();
+        assert_eq!(places.len(), 2002);
+        let gone = |i: usize| i.is_multiple_of(3) || (500..900).contains(&i);
+        (0..2000).filter(|i| gone(*i)).for_each(|i| fs::remove_file(m.at(format!("f{i:04}"))).unwrap());
+        (0..600).for_each(|i| put(m.at(format!("f{:04}-new", i * 3)), ""));
+        let old: BTreeSet<Vec<u8>> = (0..2000).map(|i| format!("f{i:04}").into_bytes()).collect();
+        let left = |n: &Vec<u8>| old.contains(n) && m.at(OsStr::from_bytes(n)).exists();
+        for at in [1, 2, 3, 400, 511, 512, 513, 700, 1024, 1500, 2001] {
+            libc::seekdir(d, places[at].0);
+            let seen: Vec<_> = std::iter::from_fn(next).filter(|n| old.contains(n)).collect();
+            let once: BTreeSet<_> = seen.iter().cloned().collect();
+            assert_eq!(seen.len(), once.len(), "from {at}: twice");
+            let want: BTreeSet<_> = places[at..].iter().map(|p| p.1.clone()).filter(|n| left(n)).collect();
+            // What the C library has read ahead it may still show.
+            let missing: Vec<_> = want.difference(&once).collect();
+            assert!(missing.is_empty(), "from {at}: missing {missing:?}");
+        }
+        // Begun again, it is a new listing; the old places mean nothing from here on (rewinddir(3)).
+        libc::rewinddir(d);
+        let all: BTreeSet<_> = std::iter::from_fn(next).collect();
+        assert_eq!(all.len(), fs::read_dir(m.path()).unwrap().count() + 2);
+        assert!(all.contains(&b"f0000-new"[..]) && !all.contains(&b"f0000"[..]));
+        libc::closedir(d);
+    }
+}
+
+#[test]
+fn a_directory_that_moves_while_it_is_open_tells_its_new_parent() {
+    let m = Mount::new("AES256");
+    fs::create_dir_all(m.at("a/d")).unwrap();
+    fs::create_dir(m.at("b")).unwrap();
+    let c = crate::mount::cstr(m.at("a/d"));
+    // SAFETY: the stream is ours until closedir; each entry is read before the next call.
+    unsafe {
+        let d = libc::opendir(c.as_ptr());
+        let parent = || {
+            libc::rewinddir(d);
+            std::iter::from_fn(|| libc::readdir(d).as_ref())
+                .find(|e| std::ffi::CStr::from_ptr(e.d_name.as_ptr()).to_bytes() == b"..")
+                .map(|e| e.d_ino)
+        };
+        assert_eq!(parent(), Some(ino(m.at("a"))));
+        fs::rename(m.at("a/d"), m.at("b/d")).unwrap();
+        assert_eq!(parent(), Some(ino(m.at("b"))));
+        libc::closedir(d);
+    }
+}

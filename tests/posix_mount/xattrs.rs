@@ -79,7 +79,11 @@ fn sizes_are_told_and_limits_are_kept() {
     assert_eq!(std::io::Error::last_os_error().raw_os_error(), Some(libc::ERANGE));
     assert_eq!(errno(set_xattr(&p, "user.a", vec![0; 65_537])), libc::E2BIG);
     assert_eq!(errno(set_xattr(&p, "user.".to_string() + &"n".repeat(251), "x")), libc::ERANGE);
-    assert_eq!(errno(set_xattr(&p, "nonamespace", "x")), libc::EOPNOTSUPP);
+    for foreign in ["nonamespace", "system.other", "system.nfs4_acl"] {
+        assert_eq!(errno(set_xattr(&p, foreign, "x")), libc::EOPNOTSUPP, "{foreign}");
+        assert_eq!(errno(get_xattr(&p, foreign)), libc::EOPNOTSUPP, "{foreign}");
+        assert_eq!(errno(remove_xattr(&p, foreign)), libc::EOPNOTSUPP, "{foreign}");
+    }
     assert_eq!(errno(get_xattr(m.at("missing"), "user.a")), libc::ENOENT);
 }
 
@@ -103,12 +107,16 @@ fn attributes_follow_the_file_through_rename_and_links() {
 }
 
 #[test]
-fn a_link_or_a_fifo_has_no_user_attributes() {
+fn a_link_a_fifo_or_a_device_node_has_no_user_attributes() {
     let m = Mount::new("AES256");
     std::os::unix::fs::symlink("x", m.at("link")).unwrap();
     crate::sys::mknod(m.at("fifo"), libc::S_IFIFO | 0o644, 0).unwrap();
     assert_eq!(errno(set_xattr(m.at("link"), "user.a", "1")), libc::EPERM);
     assert_eq!(errno(set_xattr(m.at("fifo"), "user.a", "1")), libc::EPERM);
+    if !skip_without_root() {
+        crate::sys::mknod(m.at("node"), libc::S_IFBLK | 0o644, libc::makedev(7, 200)).unwrap();
+        assert_eq!(errno(set_xattr(m.at("node"), "user.a", "1")), libc::EPERM);
+    }
 }
 
 #[test]
@@ -122,9 +130,11 @@ fn trusted_and_security_attributes_go_to_the_kernels_limits_and_trusted_ones_are
     fs::create_dir(m.at("d")).unwrap();
     std::os::unix::fs::symlink("f", m.at("l")).unwrap();
     crate::sys::mknod(m.at("p"), libc::S_IFIFO | 0o644, 0).unwrap();
+    crate::sys::mknod(m.at("c"), libc::S_IFCHR | 0o644, libc::makedev(1, 3)).unwrap();
+    drop(std::os::unix::net::UnixListener::bind(m.at("s")).unwrap());
     let longest = Dice::new(2).bytes(if plain() { 1000 } else { 65_536 });
     let names = ["trusted.t", "security.s"].map(|n| n.to_string() + &"n".repeat(255 - n.len()));
-    for p in ["f", "d", "l", "p"] {
+    for p in ["f", "d", "l", "p", "c", "s"] {
         set_xattr(m.at(p), &names[0], &longest).unwrap();
         set_xattr(m.at(p), &names[1], &longest).unwrap();
         assert_eq!(errno(set_xattr(m.at(p), names[0].clone() + "n", "x")), libc::ERANGE);
@@ -132,7 +142,7 @@ fn trusted_and_security_attributes_go_to_the_kernels_limits_and_trusted_ones_are
         assert_eq!(errno(set_xattr(m.at(p), "trusted.", "x")), libc::EINVAL);
     }
     m.remount();
-    for p in ["f", "d", "l", "p"] {
+    for p in ["f", "d", "l", "p", "c", "s"] {
         let mut listed = list_xattr(m.at(p)).unwrap();
         listed.retain(|n| names.iter().any(|w| w.as_bytes() == n));
         assert_eq!(listed, [names[1].as_bytes(), names[0].as_bytes()], "{p}");

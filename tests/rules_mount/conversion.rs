@@ -5,7 +5,7 @@ use crate::plaintext::found_in_store;
 use crate::tree::Dice;
 use crate::{REQUEST, RULE, method, put, state};
 use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 
 fn poke(m: &Mount, name: &str) {
     File::options().write(true).open(m.at(name)).unwrap().write_all_at(b"poke", 3).unwrap();
@@ -37,6 +37,28 @@ fn a_write_to_a_plain_object_under_a_rule_seals_all_of_it() {
     assert!(fs::read(m.at("f")).unwrap() == want);
     assert_eq!(method(&m, "f"), "AES256");
     assert_eq!(found_in_store(&m, marker), Vec::<String>::new());
+}
+
+/// The kernel keeps attributes for an hour: what a conversion changes of them must not wait for that.
+#[test]
+fn a_conversion_shows_in_stat_at_once() {
+    let Some(mut m) = Mount::real("") else { return };
+    fs::write(m.at("f"), Dice::new(8).bytes(300_000)).unwrap();
+    let f = File::open(m.at("f")).unwrap();
+    f.sync_all().unwrap();
+    let look = |m: &Mount| {
+        let s = fs::metadata(m.at("f")).unwrap();
+        (s.mtime(), s.mtime_nsec(), s.ctime(), s.ctime_nsec(), s.blocks())
+    };
+    let before = look(&m);
+    set_xattr(m.at("f"), REQUEST, "KMS").unwrap();
+    let after = look(&m);
+    assert_eq!((before.0, before.1), (after.0, after.1), "its content is the same");
+    assert!((after.2, after.3) > (before.2, before.3), "ctime");
+    f.sync_all().unwrap();
+    drop(f);
+    m.remount();
+    assert_eq!(look(&m), after);
 }
 
 #[test]
