@@ -14,7 +14,7 @@ use crate::types::{BLOCK, Location};
 
 /// With more bytes of intents behind a commit, the next sync is a commit: opening a bucket reads them all, and its
 /// transaction must find room on a disk that may be full.
-const CHAIN_BYTES_MAX: u64 = 8 << 20;
+const CHAIN_BYTES_MAX: u64 = 64 << 20;
 
 /// From so many intents on more are to be expected.
 const LONG: u32 = 8;

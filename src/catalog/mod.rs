@@ -6,6 +6,7 @@ mod connect;
 mod inodes;
 mod names;
 mod objects;
+mod patch;
 mod reader;
 mod redo;
 mod settings;

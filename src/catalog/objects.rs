@@ -72,6 +72,12 @@ impl Reader {
         Ok(s.query_row([id as i64], |r| r.get(0)).optional()?)
     }
 
+    /// The body of the top node of an object's map alone.
+    pub fn seal_map(&self, ino: u64) -> Result<Option<Vec<u8>>, CatalogError> {
+        let mut s = self.0.prepare_cached("SELECT map FROM seal WHERE ino = ?1")?;
+        Ok(s.query_row([ino as i64], |r| r.get(0)).optional()?)
+    }
+
     pub fn max_node(&self) -> Result<u64, CatalogError> {
         Ok(self.0.query_row("SELECT coalesce(max(id), 0) FROM node", [], |r| r.get::<_, i64>(0))? as u64)
     }
@@ -94,7 +100,7 @@ impl Reader {
 impl Tx<'_> {
     /// Insert or replace.
     pub fn put_seal(&self, s: &SealRow) -> Result<(), CatalogError> {
-        self.change(
+        self.change_blob(
             Change::PutSeal,
             &[
                 &(s.ino as i64),
@@ -111,6 +117,8 @@ impl Tx<'_> {
                 &&s.tag[..],
                 &&s.place_tag[..],
             ],
+            10,
+            (s.ino as i64, &s.map),
         )?;
         Ok(())
     }
@@ -121,7 +129,7 @@ impl Tx<'_> {
     }
 
     pub fn put_node(&self, id: u64, body: &[u8]) -> Result<(), CatalogError> {
-        self.change(Change::PutNode, &[&(id as i64), &body])?;
+        self.change_blob(Change::PutNode, &[&(id as i64), &body], 1, (id as i64, body))?;
         Ok(())
     }
 

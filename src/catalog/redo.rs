@@ -4,7 +4,8 @@
 use rusqlite::types::{ToSqlOutput, Value, ValueRef};
 use rusqlite::{ToSql, params_from_iter};
 
-use super::{CatalogError, Tx};
+use super::patch::Patch;
+use super::{CatalogError, Reader, Tx};
 
 /// Changes are recorded up to this many bytes; with more, only a commit will do.
 pub const REDO_BYTES_MAX: usize = 256 << 10;
@@ -95,12 +96,20 @@ impl Redo {
         self.changes == 0 && !self.unfit
     }
 
-    fn record(&mut self, change: Change, values: &[&dyn ToSql]) {
+    /// `patched`: this one of the values is told by what it changes.
+    fn record(&mut self, change: Change, values: &[&dyn ToSql], patched: Option<(usize, Patch)>) {
         if self.unfit {
             return;
         }
         self.packed.extend_from_slice(&[change as u8, values.len() as u8]);
-        for v in values {
+        for (i, v) in values.iter().enumerate() {
+            if let Some((at, patch)) = &patched
+                && *at == i
+            {
+                self.packed.push(PATCH);
+                patch.pack(&mut self.packed);
+                continue;
+            }
             match v.to_sql() {
                 Ok(ToSqlOutput::Borrowed(v)) => pack_value(&mut self.packed, v),
                 Ok(ToSqlOutput::Owned(v)) => pack_value(&mut self.packed, ValueRef::from(&v)),
@@ -131,6 +140,16 @@ impl Redo {
     }
 }
 
+/// The kind of a value that is told as a patch.
+const PATCH: u8 = 4;
+
+/// A value as an intent tells it.
+#[derive(Debug, Clone, PartialEq)]
+enum Told {
+    Whole(Value),
+    Patch(Patch),
+}
+
 fn pack_value(out: &mut Vec<u8>, v: ValueRef) {
     let mut field = |kind: u8, bytes: &[u8]| {
         out.push(kind);
@@ -149,29 +168,30 @@ fn pack_value(out: &mut Vec<u8>, v: ValueRef) {
     }
 }
 
-fn take<'a>(rest: &mut &'a [u8], n: usize) -> Option<&'a [u8]> {
+pub(super) fn take<'a>(rest: &mut &'a [u8], n: usize) -> Option<&'a [u8]> {
     let (a, b) = rest.split_at_checked(n)?;
     *rest = b;
     Some(a)
 }
 
-fn parse_value(rest: &mut &[u8]) -> Option<Value> {
+fn parse_value(rest: &mut &[u8]) -> Option<Told> {
     let kind = take(rest, 1)?[0];
     let field = |rest: &mut &[u8]| {
         let n = u32::from_le_bytes(take(rest, 4)?.try_into().ok()?);
         take(rest, n as usize).map(<[u8]>::to_vec)
     };
-    Some(match kind {
+    Some(Told::Whole(match kind {
+        PATCH => return Patch::parse(rest).map(Told::Patch),
         0 => Value::Null,
         1 => Value::Integer(i64::from_le_bytes(take(rest, 8)?.try_into().ok()?)),
         2 => Value::Text(String::from_utf8(field(rest)?).ok()?),
         3 => Value::Blob(field(rest)?),
         _ => return None,
-    })
+    }))
 }
 
 /// Packed changes taken apart; None unless they are exactly `count` known ones.
-fn parse(mut packed: &[u8], count: u32) -> Option<Vec<(Change, Vec<Value>)>> {
+fn parse(mut packed: &[u8], count: u32) -> Option<Vec<(Change, Vec<Told>)>> {
     let mut out = Vec::new();
     for _ in 0..count {
         let head = take(&mut packed, 2)?;
@@ -184,11 +204,38 @@ fn parse(mut packed: &[u8], count: u32) -> Option<Vec<(Change, Vec<Value>)>> {
     packed.is_empty().then_some(out)
 }
 
+impl Reader {
+    /// The blob that a change may patch, as it is in the row with this key.
+    fn blob_of(&self, change: Change, key: i64) -> Result<Option<Vec<u8>>, CatalogError> {
+        match change {
+            Change::PutNode => self.node(key as u64),
+            Change::PutSeal => self.seal_map(key as u64),
+            _ => Ok(None),
+        }
+    }
+}
+
 impl Tx<'_> {
     /// Run one recorded change inside the epoch's transaction; returns the rows it changed.
     pub(super) fn change(&self, change: Change, values: &[&dyn ToSql]) -> Result<usize, CatalogError> {
         let n = self.write(change.sql(), values)?;
-        self.catalog.redo.lock().record(change, values);
+        self.catalog.redo.lock().record(change, values, None);
+        Ok(n)
+    }
+
+    /// The same, for a change whose value number `at`, a blob, is best told by what it changes in the row as it is.
+    pub(super) fn change_blob(
+        &self,
+        change: Change,
+        values: &[&dyn ToSql],
+        at: usize,
+        (key, new): (i64, &[u8]),
+    ) -> Result<usize, CatalogError> {
+        let recorded = new.len() > super::patch::WHOLE_BYTES_MAX && !self.catalog.redo.lock().unfit;
+        let old = if recorded { self.blob_of(change, key)? } else { None };
+        let patch = old.and_then(|old| Patch::between(&old, new));
+        let n = self.write(change.sql(), values)?;
+        self.catalog.redo.lock().record(change, values, patch.map(|p| (at, p)));
         Ok(n)
     }
 
@@ -203,7 +250,20 @@ impl Tx<'_> {
     /// A statement that fails; what was done before it stays in the open transaction.
     pub fn make_again(&self, packed: &[u8], count: u32) -> Result<Option<()>, CatalogError> {
         let Some(changes) = parse(packed, count) else { return Ok(None) };
-        for (change, values) in changes {
+        for (change, told) in changes {
+            let mut values = Vec::with_capacity(told.len());
+            for t in told {
+                values.push(match (t, values.first()) {
+                    (Told::Whole(v), _) => v,
+                    (Told::Patch(p), Some(Value::Integer(key))) => {
+                        match self.blob_of(change, *key)?.and_then(|old| p.apply(&old)) {
+                            Some(new) => Value::Blob(new),
+                            None => return Ok(None),
+                        }
+                    }
+                    (Told::Patch(_), _) => return Ok(None),
+                });
+            }
             self.write(change.sql(), params_from_iter(values))?;
         }
         Ok(Some(()))
@@ -228,12 +288,13 @@ mod tests {
     #[test]
     fn changes_come_back_as_they_were_recorded_and_no_cut_of_them_parses() {
         let mut redo = Redo::default();
-        redo.record(Change::PutXattr, &[&5i64, &&b"user.a"[..], &&b""[..]]);
-        redo.record(Change::PutRequest, &[&5i64, &"AES256", &Option::<Vec<u8>>::None]);
+        redo.record(Change::PutXattr, &[&5i64, &&b"user.a"[..], &&b""[..]], None);
+        redo.record(Change::PutRequest, &[&5i64, &"AES256", &Option::<Vec<u8>>::None], None);
         let got = parse(&redo.packed, 2).unwrap();
-        let blob = |b: &[u8]| Value::Blob(b.to_vec());
-        assert_eq!(got[0], (Change::PutXattr, vec![Value::Integer(5), blob(b"user.a"), blob(b"")]));
-        assert_eq!(got[1], (Change::PutRequest, vec![Value::Integer(5), Value::Text("AES256".into()), Value::Null]));
+        let blob = |b: &[u8]| Told::Whole(Value::Blob(b.to_vec()));
+        let (five, rule) = (Told::Whole(Value::Integer(5)), Told::Whole(Value::Text("AES256".into())));
+        assert_eq!(got[0], (Change::PutXattr, vec![five.clone(), blob(b"user.a"), blob(b"")]));
+        assert_eq!(got[1], (Change::PutRequest, vec![five, rule, Told::Whole(Value::Null)]));
         for n in 0..redo.packed.len() {
             assert!(parse(&redo.packed[..n], 2).is_none(), "cut at {n}");
         }
@@ -273,11 +334,32 @@ mod tests {
     }
 
     #[test]
+    fn a_node_that_changes_a_little_is_made_again_from_what_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("catalog.db");
+        crate::catalog::Catalog::create(&path, |_| Ok(())).unwrap();
+        let catalog = crate::catalog::Catalog::open(&path).unwrap();
+        let mut body: Vec<u8> = (0..11_000).map(|i| (i % 249) as u8).collect();
+        let tx = catalog.lock();
+        tx.put_node(7, &body).unwrap();
+        let first = tx.take_redo();
+        body[5000] ^= 1;
+        tx.put_node(7, &body).unwrap();
+        let second = tx.take_redo();
+        assert!(first.packed.len() > 11_000 && second.packed.len() < 100, "{}", second.packed.len());
+        tx.delete_node(7).unwrap();
+        assert_eq!(tx.make_again(&second.packed, 1).unwrap(), None, "there is nothing to patch");
+        tx.make_again(&first.packed, 1).unwrap().unwrap();
+        tx.make_again(&second.packed, 1).unwrap().unwrap();
+        assert_eq!(tx.node(7).unwrap().unwrap(), body);
+    }
+
+    #[test]
     fn too_many_changes_are_forgotten_and_said_to_be() {
         let mut redo = Redo::default();
         let body = vec![7u8; 10_000];
         for i in 0..40i64 {
-            redo.record(Change::PutNode, &[&i, &body]);
+            redo.record(Change::PutNode, &[&i, &body], None);
         }
         assert!(redo.unfit && redo.packed.is_empty() && !redo.is_empty());
     }
