@@ -24,7 +24,7 @@ use fuser::{
 
 pub use mount::{MountOptions, Mounted, Unmounter, mount};
 
-use crate::bucket::{Attr, BucketError};
+use crate::bucket::{Attr, BucketError, Listing};
 use crate::fs::{Caller, Change, Fs, FsError, Handle, WriteAs, is_slow};
 use convert::{file_attr, file_type, nanoseconds};
 use crew::{Crew, Size};
@@ -64,6 +64,7 @@ struct Adapter {
     notifier: Arc<OnceLock<Notifier>>,
     slow: Arc<AtomicUsize>,
     crew: Crew,
+    direct_rdwr: bool,
 }
 
 /// Run a handler. If it panics, its reply is dropped on the way, which fuser answers with EIO; the session goes on.
@@ -78,7 +79,7 @@ fn caller(req: &Request) -> Caller {
 }
 
 /// How a file is to be opened: the answer to the kernel, and whether it then keeps no pages.
-fn open_flags(flags: i32) -> (FopenFlags, bool) {
+fn open_flags(flags: i32, direct_rdwr: bool) -> (FopenFlags, bool) {
     let direct = flags & libc::O_DIRECT != 0;
     // The kernel need not order direct writes of one file, since we do.
     let direct_io = FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES;
@@ -88,7 +89,7 @@ fn open_flags(flags: i32) -> (FopenFlags, bool) {
         // NOFLUSH: closing what has written nothing costs no round trip. That it can report nothing either is in ssefs(5).
         OpenAccMode::O_RDONLY if direct => (FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_NOFLUSH, true),
         OpenAccMode::O_RDONLY => (FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH, false),
-        OpenAccMode::O_RDWR if direct => (direct_io, true),
+        OpenAccMode::O_RDWR if direct || direct_rdwr => (direct_io, true),
         OpenAccMode::O_RDWR => (FopenFlags::FOPEN_KEEP_CACHE, false),
     }
 }
@@ -305,7 +306,7 @@ impl Filesystem for Adapter {
     ) {
         self.serve(req, "create", Size::Small, || {
             let caller = caller(req);
-            let (answer, direct) = open_flags(flags);
+            let (answer, direct) = open_flags(flags, self.direct_rdwr);
             let mode = mode & 0o7777 | libc::S_IFREG;
             let opened = self.fs.make(caller, parent.0, name.as_bytes(), mode, umask, 0, None).and_then(|a| {
                 // It is new, so there is nothing to empty.
@@ -325,7 +326,7 @@ impl Filesystem for Adapter {
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         self.serve(req, "open", Size::Small, || {
-            let (answer, direct) = open_flags(flags.0);
+            let (answer, direct) = open_flags(flags.0, self.direct_rdwr);
             match self.fs.open(caller(req), ino.0, flags.0, direct) {
                 Ok((handle, killed)) => {
                     if killed {
@@ -456,9 +457,9 @@ impl Filesystem for Adapter {
 
     fn readdirplus(&self, req: &Request, _ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
         self.serve(req, "readdirplus", Size::Small, || {
-            let bucket = &self.fs.bucket;
+            let (bucket, mut listing) = (&self.fs.bucket, Listing::default());
             let read = self.fs.read_dir(fh.0, offset, &mut |cookie, d| {
-                let a = match bucket.attr(d.ino) {
+                let a = match bucket.attr_in(&mut listing, d.ino) {
                     Ok(a) => a,
                     // Removed since the page was read: it is not there, which is the truth.
                     Err(BucketError::NotFound(_)) => return Ok(true),
@@ -600,11 +601,13 @@ mod tests {
     #[test]
     fn what_is_only_written_bypasses_the_page_cache_and_what_is_only_read_is_kept() {
         let direct_io = FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES;
-        assert_eq!(open_flags(libc::O_WRONLY | libc::O_APPEND), (direct_io, true));
+        assert_eq!(open_flags(libc::O_WRONLY | libc::O_APPEND, false), (direct_io, true));
         let kept = FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH;
-        assert_eq!(open_flags(libc::O_RDONLY), (kept, false));
-        assert_eq!(open_flags(libc::O_RDWR | libc::O_TRUNC), (FopenFlags::FOPEN_KEEP_CACHE, false));
-        assert_eq!(open_flags(libc::O_RDWR | libc::O_DIRECT), (direct_io, true));
+        assert_eq!(open_flags(libc::O_RDONLY, false), (kept, false));
+        assert_eq!(open_flags(libc::O_RDWR | libc::O_TRUNC, false), (FopenFlags::FOPEN_KEEP_CACHE, false));
+        assert_eq!(open_flags(libc::O_RDWR | libc::O_DIRECT, false), (direct_io, true));
+        assert_eq!(open_flags(libc::O_RDWR, true), (direct_io, true));
+        assert_eq!(open_flags(libc::O_RDONLY, true), (kept, false));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ssefs::bucket::{Bucket, BucketError, CreateOptions, NewInode, OpenOptions, ROOT};
+use ssefs::bucket::{Bucket, BucketError, CreateOptions, Listing, NewInode, OpenOptions, ROOT, SetAttr};
 use ssefs::keys::{Keyring, RootSource};
 use ssefs::rule::Dialect;
 use ssefs::types::BucketName;
@@ -153,5 +153,32 @@ fn a_bucket_closed_from_several_sides_at_once_is_closed_once_and_nobody_is_told_
     }
     let b = place.open();
     assert_eq!(b.entries(ROOT, b"", 5000).unwrap().len(), 2000);
+    b.close().unwrap();
+}
+
+#[test]
+fn a_listing_shows_each_inode_as_it_is_whether_its_row_was_read_alone_or_with_others() {
+    let place = Place::new();
+    let b = place.open();
+    let inos: Vec<u64> =
+        (0..200).map(|i| make(&b, &format!("f{i:03}"), libc::S_IFREG | (0o600 + i % 8), None).unwrap()).collect();
+    b.close().unwrap();
+    let b = place.open();
+    let mut listing = Listing::default();
+    let mode = |l: &mut Listing, i: usize| b.attr_in(l, inos[i]).map(|a| a.mode & 0o777);
+    for i in 0..100 {
+        assert_eq!(mode(&mut listing, i).unwrap(), 0o600 + i as u32 % 8);
+    }
+    // Behind the rows that were read: changed in memory, removed, new.
+    b.set_attr(inos[50], &SetAttr { mode: Some(0o444), ..SetAttr::default() }).unwrap();
+    b.unlink(ROOT, b"f051").unwrap();
+    let new = make(&b, "new", libc::S_IFREG | 0o640, None).unwrap();
+    assert_eq!(mode(&mut listing, 50).unwrap(), 0o444);
+    assert!(b.attr(inos[51]).map_or(true, |a| a.nlink == 0));
+    assert!(b.attr_in(&mut listing, inos[51]).map_or(true, |a| a.nlink == 0));
+    assert_eq!(b.attr_in(&mut listing, new).unwrap().mode & 0o777, 0o640);
+    for ino in &inos[100..] {
+        assert_eq!(b.attr_in(&mut listing, *ino).unwrap(), b.attr(*ino).unwrap());
+    }
     b.close().unwrap();
 }

@@ -75,6 +75,13 @@ impl Reader {
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
+    /// The inodes with these numbers and between them, in order.
+    pub fn inodes_between(&self, first: u64, last: u64) -> Result<Vec<InodeRow>, CatalogError> {
+        let mut s = self.0.prepare_cached("SELECT * FROM inode WHERE ino BETWEEN ?1 AND ?2 ORDER BY ino")?;
+        let rows = s.query_map([first as i64, last as i64], row)?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
     pub fn symlink(&self, ino: u64) -> Result<Option<Vec<u8>>, CatalogError> {
         let mut s = self.0.prepare_cached("SELECT target FROM symlink WHERE ino = ?1")?;
         Ok(s.query_row([ino as i64], |r| r.get(0)).optional()?)

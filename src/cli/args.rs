@@ -87,7 +87,7 @@ pub struct MountArgs {
     /// Stay in the foreground and log to the terminal
     #[arg(short = 'f', long)]
     pub foreground: bool,
-    /// Mount options, separated by commas: ro, allow_other, list_sse, nonempty, log=FILE,
+    /// Mount options, separated by commas: ro, allow_other, list_sse, direct_rdwr, nonempty, log=FILE,
     /// commit_interval=SECONDS, threads=N, and those that mount(8) knows (see mount.ssefs(8))
     #[arg(short = 'o', value_name = "OPTIONS")]
     pub options: Vec<String>,

@@ -168,6 +168,7 @@ fn mounted(
         read_only: plan.options.read_only,
         allow_other: plan.options.allow_other,
         list_sse: plan.options.list_sse,
+        direct_rdwr: plan.options.direct_rdwr,
         fs_name: plan.bucket.to_string(),
         threads: plan.options.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(2, Into::into)),
     };

@@ -15,6 +15,7 @@ pub struct Options {
     pub read_only: bool,
     pub allow_other: bool,
     pub list_sse: bool,
+    pub direct_rdwr: bool,
     pub nonempty: bool,
     pub create: bool,
     pub foreground: bool,
@@ -44,7 +45,7 @@ pub const KERNEL: [(&str, libc::c_ulong); 5] = [
     ("nodiratime", libc::MS_NODIRATIME),
 ];
 
-const KNOWN: &str = "ro, rw, allow_other, list_sse, nonempty, create, foreground, log=FILE, rule=RULE, dialect=NAME, \
+const KNOWN: &str = "ro, rw, allow_other, list_sse, direct_rdwr, nonempty, create, foreground, log=FILE, rule=RULE, dialect=NAME, \
                      chunk_size=SIZE, store=DIR, config=DIR, commit_interval=SECONDS, threads=N, nosuid, nodev, \
                      noexec, noatime";
 
@@ -62,6 +63,7 @@ pub fn parse(lists: &[String], sloppy: bool) -> Result<Options, OpError> {
             ("rw", None) => o.read_only = false,
             ("allow_other", None) => o.allow_other = true,
             ("list_sse", None) => o.list_sse = true,
+            ("direct_rdwr", None) => o.direct_rdwr = true,
             ("nonempty", None) => o.nonempty = true,
             ("create", None) => o.create = true,
             ("foreground", None) => o.foreground = true,
@@ -177,8 +179,9 @@ mod tests {
         assert_eq!(o.log, Some("/l=1".into()));
         assert_eq!(o.kernel_flags, libc::MS_NOSUID | libc::MS_NOEXEC);
         assert!(!o.read_only);
-        let o = of("ro,allow_other,list_sse,nonempty,commit_interval=0.5,threads=2,chunk_size=64K").unwrap();
-        assert!(o.read_only && o.allow_other && o.list_sse && o.nonempty);
+        let o =
+            of("ro,allow_other,list_sse,direct_rdwr,nonempty,commit_interval=0.5,threads=2,chunk_size=64K").unwrap();
+        assert!(o.read_only && o.allow_other && o.list_sse && o.direct_rdwr && o.nonempty);
         assert_eq!(o.commit_interval, Some(Duration::from_millis(500)));
         assert_eq!((o.threads, o.chunk_size), (Some(2), Some(65536)));
         assert_eq!(of(""), Ok(Options::default()));

@@ -29,6 +29,8 @@ pub struct MountOptions {
     pub allow_other: bool,
     /// Let listxattr(2) name the attributes of ssefs.
     pub list_sse: bool,
+    /// Keep no pages for handles that read and write.
+    pub direct_rdwr: bool,
     /// What the mount table shows as the source.
     pub fs_name: String,
     /// Event threads, at least 1.
@@ -38,7 +40,14 @@ pub struct MountOptions {
 impl Default for MountOptions {
     fn default() -> Self {
         let threads = std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 16));
-        MountOptions { read_only: false, allow_other: false, list_sse: false, fs_name: "ssefs".into(), threads }
+        MountOptions {
+            read_only: false,
+            allow_other: false,
+            list_sse: false,
+            direct_rdwr: false,
+            fs_name: "ssefs".into(),
+            threads,
+        }
     }
 }
 
@@ -85,6 +94,7 @@ pub fn mount(bucket: Arc<Bucket>, mountpoint: &Path, o: &MountOptions) -> io::Re
         notifier: Arc::clone(&notifier),
         slow: Arc::default(),
         crew: Crew::new(o.threads),
+        direct_rdwr: o.direct_rdwr,
     };
     let unmounter = Unmounter { mountpoint, there: Arc::new(Mutex::new(true)) };
     let session = match if root { by_mount_2(&unmounter.mountpoint, o)? } else { None } {

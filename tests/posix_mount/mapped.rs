@@ -22,7 +22,15 @@ fn read(f: &File, at: u64, len: usize) -> Vec<u8> {
 
 #[test]
 fn a_shared_mapping_and_write_see_each_other() {
-    let mut m = Mount::new("AES256");
+    see_each_other(Mount::new("AES256"));
+}
+
+#[test]
+fn also_when_handles_that_read_and_write_keep_no_pages() {
+    see_each_other(Mount::builder().rule("AES256").option("direct_rdwr").mount());
+}
+
+fn see_each_other(mut m: Mount) {
     let mut want = file(&m, "f");
     let handle = |flags| sys::open(m.at("f"), flags, 0).unwrap();
     let (rw, wo, ro, append) =
