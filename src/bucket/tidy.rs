@@ -521,6 +521,8 @@ impl Bucket {
             if s.live > 0 {
                 match self.move_segment(s, mode, tried, pace, &mut changed) {
                     Ok(more) => whole = more,
+                    // Its last chunk was dropped meanwhile, and reclaim has removed it.
+                    Err(BucketError::Log(_)) if !self.segments.lock().contains_key(&s.id) => {}
                     // Reading failed, and nothing is lost by that: what was copied is in maps, the rest stays where it is.
                     Err(BucketError::Log(e)) if self.health().is_ok() => {
                         log::warn!("its space is not given back before the next mount: {e}");
