@@ -9,24 +9,28 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-/// How often a follower is looked at. Each look makes the kernel move the program once, which costs some slow requests.
+/// When a follower is looked at for the first time; each look comes twice as late as the one before, up to [`TICK`], since
+/// a look makes the kernel move the program once, which costs some slow requests.
+const FIRST_TICK: Duration = Duration::from_millis(2);
 const TICK: Duration = Duration::from_millis(10);
-/// A follower whom nothing has been asked for so many ticks stops.
-const IDLE_TICKS: u32 = 3;
+/// Requests a millisecond below which following does not pay: the program has other things to do, or the disk is slow, or
+/// somebody else needs the processor and the follower starves.
+const PACE_MIN: u64 = 2;
 /// Small requests by one thread in a row before it is followed.
 const STREAK: u32 = 24;
 /// Requests between two looks at where the program runs.
 const LOOK_EVERY: u64 = 16;
 /// A transfer from this size on gains more from two processors than from one.
 const STREAM_BYTES: usize = 256 << 10;
-/// How long nobody is followed after a follower was found stuck; doubled each time it lasted shorter than that.
+/// How long nobody is followed after a follower was too slow; doubled each time that it did not last for [`LASTING`].
 const HOLD_OFF: Duration = Duration::from_millis(20);
 const HOLD_OFF_MAX: Duration = Duration::from_millis(1280);
+const LASTING: Duration = Duration::from_millis(200);
 
 /// What one request moves.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -71,9 +75,8 @@ pub struct Crew {
     able: bool,
     /// Thread id of the follower, 0 without one.
     follower: AtomicI32,
-    /// Requests it has begun, and whether it is at one.
+    /// Requests it has begun.
     begun: AtomicU64,
-    busy: AtomicBool,
     last_pid: AtomicU32,
     streak: AtomicU32,
     shared: Mutex<Shared>,
@@ -145,7 +148,6 @@ impl Crew {
             able,
             follower: AtomicI32::new(0),
             begun: AtomicU64::new(0),
-            busy: AtomicBool::new(false),
             last_pid: AtomicU32::new(0),
             streak: AtomicU32::new(0),
             shared: Mutex::default(),
@@ -163,7 +165,6 @@ impl Crew {
         match self.follower.load(Ordering::Acquire) {
             0 => self.count(me, pid, size),
             f if f == me => {
-                self.busy.store(true, Ordering::Release);
                 let n = self.begun.fetch_add(1, Ordering::AcqRel);
                 if pid != 0 {
                     self.go_on(me, pid, size, n);
@@ -172,10 +173,9 @@ impl Crew {
             _ => self.notice_other(pid, size),
         }
         handler();
-        match self.follower.load(Ordering::Acquire) {
-            0 => {}
-            f if f == me => self.busy.store(false, Ordering::Release),
-            _ => self.stay_away(),
+        let follower = self.follower.load(Ordering::Acquire);
+        if follower != 0 && follower != me {
+            self.stay_away();
         }
     }
 
@@ -214,7 +214,6 @@ impl Crew {
             return;
         }
         s.followed = Some(f);
-        self.busy.store(true, Ordering::Release);
         self.follower.store(me, Ordering::Release);
     }
 
@@ -251,14 +250,14 @@ impl Crew {
     }
 
     /// The follower is an event thread like the others again.
-    fn end(&self, s: &mut Shared, stuck: bool) {
+    fn end(&self, s: &mut Shared, slow: bool) {
         let Some(f) = s.followed.take() else { return };
         let tid = self.follower.swap(0, Ordering::AcqRel);
         set_policy(tid, libc::SCHED_OTHER);
         set_allowed(tid, &f.allowed);
-        if stuck {
-            let short = f.since.elapsed() < s.hold_off.max(HOLD_OFF);
-            s.hold_off = if short { (s.hold_off * 2).clamp(HOLD_OFF, HOLD_OFF_MAX) } else { HOLD_OFF };
+        if slow {
+            let lasted = f.since.elapsed() >= LASTING;
+            s.hold_off = if lasted { HOLD_OFF } else { (s.hold_off * 2).clamp(HOLD_OFF, HOLD_OFF_MAX) };
             s.not_before = Some(Instant::now() + s.hold_off);
         }
         self.ended.notify_all();
@@ -278,18 +277,16 @@ impl Crew {
         let all = f.allowed;
         set_allowed(me, &without(&all, f.cpu));
         s.watcher = me;
-        let (mut seen, mut ticks) = (self.begun.load(Ordering::Acquire), 0);
+        let (mut seen, mut tick) = (self.begun.load(Ordering::Acquire), FIRST_TICK);
         while s.followed.is_some() {
-            if !self.ended.wait_for(&mut s, TICK).timed_out() {
+            if !self.ended.wait_for(&mut s, tick).timed_out() {
                 continue;
             }
             let begun = self.begun.load(Ordering::Acquire);
-            ticks = if begun == seen { ticks + 1 } else { 0 };
-            seen = begun;
-            let stuck = ticks > 0 && self.busy.load(Ordering::Acquire);
-            if stuck || ticks > IDLE_TICKS {
-                self.end(&mut s, stuck);
+            if begun - seen < PACE_MIN * tick.as_millis() as u64 {
+                self.end(&mut s, true);
             }
+            (seen, tick) = (begun, (tick * 2).min(TICK));
         }
         s.watcher = 0;
         set_allowed(me, &all);
