@@ -252,9 +252,10 @@ impl Bucket {
         let mut touched = self.count_segments(&gathered.delta);
         if short && !settings_changed && self.intend(&mut gathered, &mut touched, floor)? {
             self.rows_written(&frozen);
-            drop(names);
             let next = if self.chain.lock().is_long() { Next::Small } else { Next::Anything };
-            let end = self.log.sync(next)?;
+            // Not before the flush is closed: what is moved or merged from here on belongs to the next epoch, and a crash
+            // would leave a copy of it that no map shows in what this intent keeps.
+            let end = self.log.sync_and(next, || drop(names))?;
             self.chain.lock().synced(end);
             self.durable.store(epoch, Ordering::Release);
             self.answer_waiters();

@@ -391,6 +391,11 @@ impl Log {
 
     /// Make everything appended so far durable. Returns a position up to which the log is durable now.
     pub fn sync(&self, next: Next) -> Result<Location, LogError> {
+        self.sync_and(next, || ())
+    }
+
+    /// The same; `then` is called once it is settled what becomes durable, before anything is waited for.
+    pub fn sync_and(&self, next: Next, then: impl FnOnce()) -> Result<Location, LogError> {
         let (closed, end) = {
             let mut active = self.inner.active.lock();
             let closed = self.close_buffer(&mut active);
@@ -406,6 +411,7 @@ impl Log {
             }
             (closed, self.end_of(&active))
         };
+        then();
         match closed {
             // Nothing else is on its way: written here, it saves two wake-ups.
             Some(c) if self.inner.flight.lock().buffers == 1 => land(&self.inner, c),
