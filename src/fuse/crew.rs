@@ -140,6 +140,13 @@ fn cpu_of(stat: &File) -> Option<usize> {
     std::str::from_utf8(text.get(after..)?).ok()?.split_ascii_whitespace().nth(36)?.parse().ok()
 }
 
+/// Whether a thread of ours could run and does not sleep: field 3 of its stat file.
+fn is_runnable(tid: i32) -> bool {
+    let Ok(text) = std::fs::read(format!("/proc/self/task/{tid}/stat")) else { return false };
+    let state = text.iter().rposition(|c| *c == b')').and_then(|i| text.get(i + 2));
+    state == Some(&b'R')
+}
+
 impl Crew {
     /// For `threads` event threads. Needs more than one of them, and the right to come back from SCHED_IDLE.
     pub fn new(threads: usize) -> Crew {
@@ -297,7 +304,9 @@ impl Crew {
             let begun = self.begun.load(Ordering::Acquire);
             ticks = if begun == seen { ticks + 1 } else { 0 };
             seen = begun;
-            let stuck = ticks > 0 && self.busy.load(Ordering::Acquire);
+            // Woken for a request, and not given the processor, is stuck as well.
+            let waits = || is_runnable(self.follower.load(Ordering::Acquire));
+            let stuck = ticks > 0 && (self.busy.load(Ordering::Acquire) || waits());
             if stuck || ticks > IDLE_TICKS {
                 self.end(&mut s, stuck);
             }
@@ -342,6 +351,29 @@ mod tests {
         // Returns, because the watcher ends what does not move.
         crew.serve(own_tid() as u32, Size::Small, || {});
         assert_eq!(crew.follower.load(Ordering::Acquire), 0);
+    }
+
+    #[test]
+    fn a_follower_that_was_woken_and_does_not_come_to_run_is_stuck() {
+        let crew = Arc::new(Crew::new(2));
+        if !crew.able {
+            return;
+        }
+        let (pid, done) = (own_tid() as u32, Arc::new(AtomicBool::new(false)));
+        let (theirs, ended, (tx, rx)) = (Arc::clone(&crew), Arc::clone(&done), channel());
+        let follower = std::thread::spawn(move || {
+            (0..STREAK + 2).for_each(|_| theirs.serve(pid, Size::Small, || {}));
+            tx.send(()).unwrap();
+            // Runnable, and at no request.
+            while !ended.load(Ordering::Relaxed) {
+                std::hint::spin_loop();
+            }
+        });
+        rx.recv().unwrap();
+        crew.serve(pid, Size::Small, || {});
+        done.store(true, Ordering::Relaxed);
+        follower.join().unwrap();
+        assert!(crew.shared.lock().not_before.is_some(), "it was taken for idle, and would be followed again at once");
     }
 
     #[test]
