@@ -168,9 +168,10 @@ impl Log {
         self.inner.next_id.load(Ordering::Acquire)
     }
 
-    /// The segment being appended to, if any: it must not be removed.
-    pub fn active_segment(&self) -> Option<u32> {
-        self.inner.active.lock().as_ref().map(|a| a.buffer.segment)
+    /// The segment being appended to, or the one that will be: those below it are closed. Read as one: a segment that was
+    /// opened between two questions would be taken for closed, and being empty, be removed.
+    pub fn open_segment(&self) -> u32 {
+        self.end().segment
     }
 
     /// Lengths of the segments of this opening, as far as buffers have been closed.
