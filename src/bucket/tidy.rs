@@ -603,12 +603,12 @@ impl Notes {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::bucket::{CreateOptions, NewInode, OpenOptions, ROOT};
     use crate::keys::{Keyring, RootSource};
 
-    fn bucket(dir: &std::path::Path) -> Arc<Bucket> {
+    pub fn bucket(dir: &std::path::Path) -> Arc<Bucket> {
         let (config, store, name) = (dir.join("config"), dir.join("store"), "b".parse().unwrap());
         let keys = Arc::new(Keyring::open_or_create(&config, RootSource::in_config(&config)).unwrap().0);
         let id = keys.open_store(&store, true).unwrap();
