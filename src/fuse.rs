@@ -106,6 +106,7 @@ impl Adapter {
 
     /// Run a request that may take long on a thread of its own, so that event threads stay free for others.
     fn slowly(&self, what: &'static str, job: impl FnOnce() + Send + 'static) {
+        self.crew.leave();
         if self.slow.fetch_add(1, Ordering::AcqRel) >= SLOW_MAX {
             self.slow.fetch_sub(1, Ordering::AcqRel);
             return guard(what, job);

@@ -34,6 +34,19 @@ struct Frozen {
     upto: u64,
 }
 
+/// A commit that panics has taken out of the lists what it was to write down: nothing may be called durable after that. An
+/// event thread that makes one lives on.
+struct Unwinding<'a>(&'a Bucket);
+
+impl Drop for Unwinding<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.fail("a commit panicked");
+            self.0.answer_waiters();
+        }
+    }
+}
+
 impl Bucket {
     /// The committer thread: a commit when somebody asks, when enough has gathered, and each interval when anything changed.
     pub(super) fn run_committer(self: &Arc<Self>) {
@@ -149,6 +162,7 @@ impl Bucket {
     /// `short`: somebody waits, and an intent will do if it can carry what has changed.
     fn commit_once(self: &Arc<Self>, short: bool) -> Result<(), BucketError> {
         self.sound()?;
+        let _unwinding = Unwinding(self);
         let short = short && self.chain.lock().may_grow(self.commit_interval) && self.space.is_ample();
         if !short {
             self.reap_some()?;
@@ -252,9 +266,10 @@ impl Bucket {
         let mut touched = self.count_segments(&gathered.delta);
         if short && !settings_changed && self.intend(&mut gathered, &mut touched, floor)? {
             self.rows_written(&frozen);
-            drop(names);
             let next = if self.chain.lock().is_long() { Next::Small } else { Next::Anything };
-            let end = self.log.sync(next)?;
+            // Not before the flush is closed: what is moved or merged from here on belongs to the next epoch, and a crash
+            // would leave a copy of it that no map shows in what this intent keeps.
+            let end = self.log.sync_and(next, || drop(names))?;
             self.chain.lock().synced(end);
             self.durable.store(epoch, Ordering::Release);
             self.answer_waiters();
@@ -411,5 +426,31 @@ impl Bucket {
         // Batches that waited behind the freeze, and whoever waited for the map.
         self.enter_map(&f.inode);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use crate::bucket::{NewInode, ROOT, tidy};
+
+    #[test]
+    fn after_a_commit_that_panicked_nothing_is_called_durable() {
+        let dir = tempfile::tempdir().unwrap();
+        let bucket = tidy::tests::bucket(dir.path());
+        let new = NewInode { mode: libc::S_IFREG | 0o644, uid: 0, gid: 0, rdev: 0, target: None };
+        let ino = bucket.make(ROOT, b"f", &new).unwrap().ino;
+        bucket.commit().unwrap();
+        let turn = bucket.committing.lock();
+        bucket.truncate(ino, 5).unwrap();
+        // A number that cannot be: the freeze computes with it.
+        bucket.inode(ino).unwrap().state.lock().next_batch = 0;
+        assert!(catch_unwind(AssertUnwindSafe(|| bucket.commit_once(true))).is_err());
+        drop(turn);
+        let (tx, rx) = std::sync::mpsc::channel();
+        bucket.sync(Box::new(move |r| tx.send(r.is_ok()).unwrap()));
+        assert!(!rx.recv().unwrap(), "what was frozen and not written is called durable");
+        assert!(bucket.close().is_err());
     }
 }

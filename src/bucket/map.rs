@@ -194,8 +194,8 @@ impl Map {
         if self.nodes.len() < self.sweep_at.max(NODES_KEPT_MAX) {
             return;
         }
-        let (dirty, settling) = (&self.dirty, &self.settling);
-        self.leaves.retain(|i, _| dirty.contains(i) || settling.contains(i));
+        let (dirty, moved, settling) = (&self.dirty, &self.moved, &self.settling);
+        self.leaves.retain(|i, _| dirty.contains(i) || moved.contains(i) || settling.contains(i));
         let mut above = HashSet::new();
         for i in self.leaves.keys().chain(settling) {
             // Neighbours share what is above them.
@@ -603,5 +603,41 @@ mod tests {
             }
             assert_eq!(seen, model.keys().map(|k| at(*k)).collect::<Vec<_>>());
         }
+    }
+
+    /// The commit must write where a chunk lies now, however much of the map is looked at before: the old place is given away.
+    #[test]
+    fn a_leaf_that_was_moved_stays_until_it_is_written_however_many_nodes_there_are() {
+        let key = MapKey::take(&mut [9; 32]);
+        let opens = [OpenId([1; 16])];
+        let s = MapSecrets { key: &key, seal: SealId([2; 16]), opens: &opens };
+        let (mut rows, mut next, mut out) = (Memory(Rows::new()), 0u64, Vec::new());
+        let mut id = || {
+            next += 1;
+            next
+        };
+        let mut map = Map::default();
+        let leaves = 2 * NODES_KEPT_MAX as u64;
+        for i in 0..leaves {
+            map.load_leaf(&s, &rows, i * FANOUT).unwrap();
+            map.insert(i * FANOUT, entry(i), &mut Vec::new());
+        }
+        let size = leaves * FANOUT * LEAF_BYTES;
+        let top = map.settle(&s, size, &mut id, &mut out).unwrap();
+        apply(&mut rows, std::mem::take(&mut out));
+        let mut map = Map::load(top.height, &top.body).unwrap();
+        let at = 5 * FANOUT;
+        let there = Location { segment: 9, position: 8192 };
+        map.load_leaf(&s, &rows, at).unwrap();
+        map.relocate(at, &[(entry(0).at, there)]);
+        for i in 0..leaves {
+            map.load_leaf(&s, &rows, i * FANOUT).unwrap();
+        }
+        assert_eq!(map.leaf(at).unwrap().entries()[0].at, there);
+        let top = map.settle(&s, size, &mut id, &mut out).unwrap();
+        apply(&mut rows, out);
+        let mut map = Map::load(top.height, &top.body).unwrap();
+        map.load_leaf(&s, &rows, at).unwrap();
+        assert_eq!(map.leaf(at).unwrap().entries()[0].at, there);
     }
 }

@@ -86,6 +86,9 @@ impl Bucket {
         let me = Holder { pid: std::process::id(), mountpoint: o.mountpoint.clone(), socket: o.socket.clone() };
         let lock = BucketLock::take(&dir, name, &me)?;
 
+        // A clean end leaves neither.
+        let crashed = std::fs::metadata(dir.join("catalog.db-wal")).is_ok_and(|m| m.len() > 0)
+            || dir.join(space::RESERVE_FILE).exists();
         let catalog = Catalog::open(&dir.join("catalog.db"))?;
         let settings_key = derive::settings_key(&key);
         let log_key = derive::log_key(&key);
@@ -104,6 +107,14 @@ impl Bucket {
         let mut counters = stored.counters;
         let rows = catalog.lock().segments()?;
         let (segments, next_segment) = recover::segments(&files, &log_key, name, counters.commit, rows)?;
+        let left = match stored.openings.last() {
+            Some(last) if crashed => recover::unshown_plain(&catalog, &files, &log_key, last, &segments),
+            _ => Ok(Vec::new()),
+        };
+        let left = left.unwrap_or_else(|e| {
+            log::error!("bucket {name}: what a plain write that the crash ended has left could not be looked for: {e}");
+            Vec::new()
+        });
 
         // An opening of its own: no chunk key of an earlier one is used again, whatever was restored from where.
         let open_id = OpenId(random_id()?);
@@ -118,6 +129,9 @@ impl Bucket {
             counters.next_node = counters.next_node.max(tx.max_node()? + 1);
             counters.commit += 1;
             tx.put_opening(open_no, &open_id)?;
+            for (segment, position, bytes) in left {
+                tx.put_wipe(segment, position, bytes)?;
+            }
             settings::store(
                 &tx,
                 &settings_key,

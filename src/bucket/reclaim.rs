@@ -167,7 +167,7 @@ pub fn queue() -> (Reclaim, Queue) {
 
 impl Bucket {
     pub(super) fn hold_segments(&self) -> Hold<'_> {
-        let from = self.log.active_segment().unwrap_or_else(|| self.log.next_id());
+        let from = self.log.open_segment();
         self.reclaim.holds.lock().push(from);
         Hold { reclaim: &self.reclaim, from }
     }

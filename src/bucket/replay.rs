@@ -130,6 +130,7 @@ fn find(
     };
     let known: BTreeMap<u32, u64> = rows.iter().map(|r| (r.id, r.bytes)).collect();
     let mut told: BTreeMap<u32, (IntentRecord, u32, u64)> = BTreeMap::new();
+    let mut last_flush: BTreeMap<u32, u64> = BTreeMap::new();
     let mut settled = false;
     for (id, len) in files.list()? {
         let from = known.get(&id).copied().unwrap_or(0);
@@ -141,6 +142,7 @@ fn find(
         files.settle(id)?;
         settled = true;
         for flush in scan_flushes(files, key, id, from)? {
+            last_flush.insert(id, flush.end);
             for record in flush.records {
                 let Record::Intent(i) = record else { continue };
                 if i.commit > commit {
@@ -174,8 +176,60 @@ fn find(
                 }
             }
         }
+        // Of the segments that ended between its start and its own flush it needs all, and no row may know their whole length.
+        found.ends.extend(last_flush.range(intent.from.segment..segment).map(|(id, end)| (*id, *end)));
         found.ends.insert(segment, end);
         found.intents.push(intent);
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::{Log, LogIdentity, Next, SLOT_BYTES_MAX};
+    use crate::types::BucketId;
+
+    /// The segment fills up between the rows of an intent and its record, and the intent behind it is torn: the row of the
+    /// full segment is in neither, and what was acknowledged lies at its end.
+    #[test]
+    fn a_segment_that_filled_up_under_an_intent_is_kept_whole_when_the_next_intent_is_torn() {
+        let dir = tempfile::tempdir().unwrap();
+        let key = || MacKey::take(&mut [3; 32]);
+        let open_id = OpenId([5; 16]);
+        let identity = LogIdentity { bucket: BucketId([1; 16]), open_id, commit: 7, key: key() };
+        let log = Log::start(SegmentFiles::new(dir.path().to_owned()), identity, 1);
+        let intend = |n: u32, from: Location| {
+            let mut packed = Vec::new();
+            IntentRecord { commit: 7, n, from, changes: 0, packed: Vec::new() }.pack(&mut packed);
+            log.append_record(&packed).unwrap();
+            log.sync(Next::Anything).unwrap()
+        };
+        let begin = Location { segment: 1, position: HEADER_BYTES as u32 };
+        let fill = |bytes: u64| {
+            for _ in 0..bytes.div_ceil(SLOT_BYTES_MAX as u64) {
+                let mut slot = log.reserve(SLOT_BYTES_MAX, 0).unwrap();
+                slot.bytes_mut().fill(1);
+                log.finish(slot, &[]);
+            }
+        };
+        let mut from = begin;
+        while from.segment == 1 {
+            fill(4 << 20);
+            from = log.sync(Next::Anything).unwrap();
+        }
+        let full = log.lengths()[&1];
+        assert!(full >= SEGMENT_BYTES);
+        let one = intend(1, begin);
+        fill(1);
+        intend(2, one);
+        drop(log);
+        // A frame of the second never reached the disk.
+        let files = SegmentFiles::new(dir.path().to_owned());
+        files.wipe(2, u64::from(one.position), 4096).unwrap();
+        let rows = [SegmentRow { id: 1, bytes: HEADER_BYTES as u64, live: 0 }];
+        let found = find(&files, &key(), &"b".parse().unwrap(), 7, &open_id, &rows).unwrap();
+        assert_eq!(found.intents.len(), 1);
+        assert_eq!(found.ends, BTreeMap::from([(1, full), (2, u64::from(one.position))]));
+    }
 }

@@ -157,7 +157,7 @@ impl Bucket {
     /// Segments below this one are closed, and no conversion has sealed into them what no map shows yet. Asked with
     /// everybody held out: a conversion that ends right after would take its hold along.
     pub(super) fn sealing_floor(&self) -> u32 {
-        let active = self.log.active_segment().unwrap_or_else(|| self.log.next_id());
+        let active = self.log.open_segment();
         self.reclaim.holds.lock().iter().min().map_or(active, |held| active.min(*held))
     }
 

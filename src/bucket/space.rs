@@ -15,7 +15,7 @@ const RELEASE_BELOW_BYTES: u64 = 8 << 20;
 /// The reserve is taken (again) when there is more room than this.
 const TAKE_ABOVE_BYTES: u64 = 4 * RESERVE_BYTES;
 /// Its name in the bucket's folder. It has blocks and no bytes.
-const RESERVE_FILE: &str = "reserve";
+pub const RESERVE_FILE: &str = "reserve";
 /// The disk is asked again after this many bytes were admitted.
 const ASK_EVERY_BYTES: u64 = 1 << 20;
 

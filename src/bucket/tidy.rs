@@ -4,8 +4,8 @@
 //! not try again.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
@@ -85,6 +85,8 @@ pub(super) struct Tidy {
     pub end_segment: AtomicBool,
     /// The next commit gives back pages of the catalog, and empties its -wal file.
     pub shrink_catalog: AtomicBool,
+    /// Asked before each step: false while the mount is read-only, which the kernel does not tell us.
+    may_write: OnceLock<Box<dyn Fn() -> bool + Send + Sync>>,
 }
 
 /// What has been tried in this opening: segments, with what lived in them afterwards, and what records take in those read.
@@ -149,6 +151,10 @@ impl Tidy {
         Some(at)
     }
 
+    fn may_write(&self) -> bool {
+        self.may_write.get().is_none_or(|may| may())
+    }
+
     fn noted(&self) -> u64 {
         self.notes.lock().saved
     }
@@ -195,7 +201,7 @@ impl Pace<'_> {
     /// Asked before each step, with the bytes written since it was asked last.
     fn go_on(&mut self, bytes: u64) -> bool {
         let b = self.bucket;
-        if b.health().is_err() || b.tidy.ctl.lock().stop {
+        if b.health().is_err() || b.tidy.ctl.lock().stop || !b.tidy.may_write() {
             return false;
         }
         let took = self.last.elapsed();
@@ -232,6 +238,11 @@ impl Bucket {
         *self.tidy.thread.lock() = Some(thread);
         self.tidy.ctl.lock().pending = true;
         Ok(())
+    }
+
+    /// From now on ask before each step of tidying whether it may write. Once.
+    pub fn tidy_only_while(&self, may: impl Fn() -> bool + Send + Sync + 'static) {
+        let _ = self.tidy.may_write.set(Box::new(may));
     }
 
     fn run_tidy(self: &Arc<Self>) {
@@ -308,6 +319,9 @@ impl Bucket {
     fn tidy_pass(self: &Arc<Self>, mode: Mode, uses: u64) -> Result<bool, BucketError> {
         let mut tried = self.tidy.working.lock();
         self.health()?;
+        if !self.tidy.may_write() {
+            return if mode == Mode::All { Err(BucketError::ReadOnly) } else { Ok(true) };
+        }
         let forced = uses == u64::MAX;
         let uses = if forced { self.gate.uses() } else { uses };
         let mut pace = Pace {
@@ -352,12 +366,16 @@ impl Bucket {
             }
             let batch = if excess > 0 { Self::choose(&survey, mode, excess) } else { None };
             let Some(batch) = batch else { return self.shrink_catalog(mode, &mut pace) };
-            if batch.iter().any(|s| !s.closed) {
+            if let Some(open) = batch.iter().find(|s| !s.closed) {
                 // The one that is open is worth most: it ends, and is moved next time round.
                 if !self.room_for(SEGMENT_FIXED) {
                     return Ok(true);
                 }
                 self.end_segment()?;
+                // Not closed by that: a conversion has begun to seal into it, and commits when it ends.
+                if open.id >= self.tidy.floor.load(Ordering::Acquire) {
+                    return Ok(true);
+                }
                 continue;
             }
             if !self.move_batch(&batch, mode, &mut tried, &mut pace)? {
@@ -441,6 +459,7 @@ impl Bucket {
     fn survey(&self, tried: &Tried) -> Result<Survey, BucketError> {
         let floor = self.tidy.floor.load(Ordering::Acquire);
         let lengths = self.log.lengths();
+        let held = self.reclaim.holds.lock().iter().min().copied().unwrap_or(u32::MAX);
         let rows: Vec<_> = self.segments.lock().values().copied().collect();
         let mut s = Survey { live: 0, taken: 0, waste: 0, segments: Vec::new() };
         for r in rows {
@@ -463,6 +482,10 @@ impl Bucket {
             };
             let gain = taken.saturating_sub(r.live + records);
             if given_up {
+                continue;
+            }
+            if r.id >= floor && r.id >= held {
+                // Ending it would not close it.
                 continue;
             }
             s.waste += gain;
@@ -578,5 +601,82 @@ impl Bucket {
 impl Notes {
     fn clear(&mut self) {
         *self = Notes::default();
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::bucket::{CreateOptions, NewInode, OpenOptions, ROOT};
+    use crate::keys::{Keyring, RootSource};
+
+    pub fn bucket(dir: &std::path::Path) -> Arc<Bucket> {
+        let (config, store, name) = (dir.join("config"), dir.join("store"), "b".parse().unwrap());
+        let keys = Arc::new(Keyring::open_or_create(&config, RootSource::in_config(&config)).unwrap().0);
+        let id = keys.open_store(&store, true).unwrap();
+        let o = CreateOptions {
+            dialect: crate::rule::Dialect::Native,
+            rule: Some("AES256".parse().unwrap()),
+            owner_uid: 0,
+            chunk_bytes: 16384,
+        };
+        Bucket::create(&store, id, &name, &keys, &o).unwrap();
+        Bucket::open(&store, id, &name, &keys, &OpenOptions::default()).unwrap()
+    }
+
+    /// Small files of which every other was deleted, all in the open segment: no hole gives that back.
+    fn waste(bucket: &Arc<Bucket>) -> u64 {
+        let new = NewInode { mode: libc::S_IFREG | 0o644, uid: 0, gid: 0, rdev: 0, target: None };
+        let name = |i: u32| format!("f{i}").into_bytes();
+        let inos: Vec<u64> = (0..1000)
+            .map(|i| {
+                let ino = bucket.make(ROOT, &name(i), &new).unwrap().ino;
+                bucket.write(ino, Some(0), &[7; 3000]).unwrap();
+                ino
+            })
+            .collect();
+        bucket.commit().unwrap();
+        (1..1000).step_by(2).for_each(|i| bucket.unlink(ROOT, &name(i)).unwrap());
+        bucket.commit().unwrap();
+        inos[0]
+    }
+
+    #[test]
+    fn what_a_conversion_seals_into_is_left_alone_and_a_pass_ends_all_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let bucket = bucket(dir.path());
+        let ino = waste(&bucket);
+        let hold = bucket.hold_segments();
+        let (tx, rx) = std::sync::mpsc::channel();
+        let tidying = bucket.clone();
+        let pass =
+            std::thread::spawn(move || tx.send(tidying.tidy_pass(Mode::Rest, u64::MAX).map_err(|e| e.to_string())));
+        let ended = rx.recv_timeout(Duration::from_secs(20));
+        let commits = bucket.counters.lock().commit;
+        drop(hold);
+        pass.join().unwrap().unwrap();
+        assert_eq!(ended, Ok(Ok(true)), "{commits} commits");
+        assert!(commits < 20, "{commits} commits");
+        assert_eq!(bucket.read(ino, 0, 9999).unwrap(), [7; 3000]);
+        bucket.close().unwrap();
+    }
+
+    #[test]
+    fn nothing_is_written_while_it_may_not_be() {
+        let dir = tempfile::tempdir().unwrap();
+        let bucket = bucket(dir.path());
+        let may = Arc::new(AtomicBool::new(false));
+        let asked = may.clone();
+        bucket.tidy_only_while(move || asked.load(Ordering::SeqCst));
+        waste(&bucket);
+        let before = bucket.counters.lock().commit;
+        assert!(matches!(bucket.compact_now(), Err(BucketError::ReadOnly)));
+        assert!(bucket.tidy_pass(Mode::Rest, u64::MAX).unwrap());
+        assert_eq!(bucket.counters.lock().commit, before);
+        may.store(true, Ordering::SeqCst);
+        let live = |b: &Arc<Bucket>| b.segments.lock().len();
+        bucket.compact_now().unwrap();
+        assert!(bucket.counters.lock().commit > before && live(&bucket) > 0);
+        bucket.close().unwrap();
     }
 }

@@ -172,6 +172,12 @@ fn mounted(
         fs_name: plan.bucket.to_string(),
         threads: plan.options.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(2, Into::into)),
     };
+    // `mount -o remount,ro` tells the kernel and nobody else.
+    if let Ok(at) = plan.mountpoint.canonicalize() {
+        bucket.tidy_only_while(
+            move || !matches!(mount_table::mount_at(&at), Ok(Some(m)) if m.is_fuse() && m.is_read_only()),
+        );
+    }
     let mount = fuse::mount(Arc::clone(bucket), &plan.mountpoint, &options)
         .map_err(|e| mount_failed(&plan.mountpoint, plan.options.allow_other, &e))?;
     let unmounter = mount.unmounter();

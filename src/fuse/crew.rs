@@ -54,6 +54,11 @@ impl Followed {
     /// The follower goes where the program is, and who looks at it goes elsewhere: were it awake there when the program
     /// is woken, the kernel would find the processor too busy for the program, and move it.
     fn take_places(&self, follower: i32, watcher: i32) -> bool {
+        // SAFETY: the index is checked first.
+        if self.cpu >= libc::CPU_SETSIZE as usize || !unsafe { libc::CPU_ISSET(self.cpu, &self.allowed) } {
+            // The program runs where event threads may not.
+            return false;
+        }
         if watcher != 0 {
             set_allowed(watcher, &without(&self.allowed, self.cpu));
         }
@@ -179,6 +184,13 @@ impl Crew {
         }
     }
 
+    /// The calling thread is about to start another, which would keep the priority and the one processor of a follower.
+    pub fn leave(&self) {
+        if self.able && self.follower.load(Ordering::Acquire) == own_tid() {
+            self.end(&mut self.shared.lock(), false);
+        }
+    }
+
     /// Nobody is followed: is this the next of many small requests by the same thread?
     fn count(&self, me: i32, pid: u32, size: Size) {
         let bytes = match size {
@@ -266,12 +278,11 @@ impl Crew {
     /// Wait until nobody is followed any more. The first to come looks at the follower meanwhile.
     fn stay_away(&self) {
         let mut s = self.shared.lock();
-        if s.watcher != 0 {
-            while s.followed.is_some() {
-                self.ended.wait(&mut s);
-            }
-            return;
+        while s.followed.is_some() && s.watcher != 0 {
+            self.ended.wait(&mut s);
         }
+        // Also when the one who looked has left, and somebody is followed again before this thread woke: without anybody
+        // who looks, it would stay for ever once the event threads that read have ended.
         let me = own_tid();
         let Some(f) = &s.followed else { return };
         let all = f.allowed;
@@ -297,6 +308,7 @@ impl Crew {
 mod tests {
     use super::*;
     use std::sync::Arc;
+    use std::sync::atomic::AtomicBool;
     use std::sync::mpsc::channel;
 
     #[test]
@@ -328,6 +340,75 @@ mod tests {
         // Returns, because the watcher ends what does not move.
         crew.serve(own_tid() as u32, Size::Small, || {});
         assert_eq!(crew.follower.load(Ordering::Acquire), 0);
+    }
+
+    #[test]
+    fn a_follower_that_does_not_come_to_run_is_not_followed_again_at_once() {
+        let crew = Arc::new(Crew::new(2));
+        if !crew.able {
+            return;
+        }
+        let (pid, done) = (own_tid() as u32, Arc::new(AtomicBool::new(false)));
+        let (theirs, ended, (tx, rx)) = (Arc::clone(&crew), Arc::clone(&done), channel());
+        let follower = std::thread::spawn(move || {
+            (0..STREAK + 2).for_each(|_| theirs.serve(pid, Size::Small, || {}));
+            tx.send(()).unwrap();
+            // Runnable, and at no request.
+            while !ended.load(Ordering::Relaxed) {
+                std::hint::spin_loop();
+            }
+        });
+        rx.recv().unwrap();
+        crew.serve(pid, Size::Small, || {});
+        done.store(true, Ordering::Relaxed);
+        follower.join().unwrap();
+        assert!(crew.shared.lock().not_before.is_some(), "it was taken for idle, and would be followed again at once");
+    }
+
+    #[test]
+    fn who_stays_away_takes_over_looking_when_the_one_who_looked_has_left() {
+        let crew = Arc::new(Crew::new(3));
+        if !crew.able {
+            return;
+        }
+        follow_me(&crew);
+        // As if another one looked.
+        crew.shared.lock().watcher = own_tid();
+        let away = Arc::clone(&crew);
+        let pid = own_tid() as u32;
+        let (tx, rx) = channel();
+        std::thread::spawn(move || {
+            away.serve(pid, Size::Small, || {});
+            tx.send(()).unwrap();
+        });
+        assert!(rx.recv_timeout(Duration::from_millis(200)).is_err(), "it stays away");
+        // It leaves, and somebody is followed again at once.
+        let mut s = crew.shared.lock();
+        s.watcher = 0;
+        crew.ended.notify_all();
+        drop(s);
+        rx.recv_timeout(Duration::from_secs(60)).expect("looks at the follower itself, and comes back");
+    }
+
+    #[test]
+    fn a_thread_that_a_follower_starts_is_like_any_other() {
+        let crew = Arc::new(Crew::new(2));
+        if !crew.able {
+            return;
+        }
+        let pid = own_tid() as u32;
+        // SAFETY: 0 is the calling thread.
+        let policy = || unsafe { libc::sched_getscheduler(0) };
+        let there = std::thread::spawn(move || {
+            let all = allowed_cpus(0).unwrap();
+            (0..STREAK + 2).for_each(|_| crew.serve(pid, Size::Small, || {}));
+            let followed = crew.follower.load(Ordering::Acquire) == own_tid();
+            crew.leave();
+            let child = std::thread::spawn(move || (policy(), allowed_cpus(0).unwrap())).join().unwrap();
+            // SAFETY: both are of the size that CPU_EQUAL takes.
+            (followed, child.0, unsafe { libc::CPU_EQUAL(&child.1, &all) }, crew.follower.load(Ordering::Acquire))
+        });
+        assert_eq!(there.join().unwrap(), (true, libc::SCHED_OTHER, true, 0));
     }
 
     #[test]

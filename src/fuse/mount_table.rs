@@ -17,6 +17,8 @@ pub struct MountEntry {
     pub source: OsString,
     /// This mount's own options: `ro`, `nosuid` and the like.
     options: String,
+    /// Those of the file system, whichever mount shows it.
+    everywhere: String,
 }
 
 impl MountEntry {
@@ -26,6 +28,11 @@ impl MountEntry {
 
     pub fn has_option(&self, name: &str) -> bool {
         self.options.split(',').any(|o| o == name)
+    }
+
+    /// Nothing can be changed through it.
+    pub fn is_read_only(&self) -> bool {
+        self.has_option("ro") || self.everywhere.split(',').any(|o| o == "ro")
     }
 }
 
@@ -72,6 +79,7 @@ fn parse_line(line: &[u8]) -> Option<MountEntry> {
         fs_type: text(dash + 1)?,
         source: unescape(fields.get(dash + 2)?),
         options: text(5)?,
+        everywhere: text(dash + 3).unwrap_or_default(),
     })
 }
 
@@ -102,7 +110,7 @@ mod tests {
     fn the_mount_table_is_read_with_its_escapes_and_optional_fields() {
         let text = b"36 35 98:0 / / ro,noatime master:1 shared:2 - ext4 /dev/root rw\n\
             40 36 0:50 / /mnt/a\\040b\\134 rw - fuse.ssefs my\\011bucket rw,user_id=0\n\
-            41 36 0:51 / /mnt/- rw - fuse x rw\n\
+            41 36 0:51 / /mnt/- rw - fuse x ro\n\
             garbage\n\n";
         let found = parse(text);
         assert_eq!(found.len(), 3);
@@ -112,6 +120,7 @@ mod tests {
         assert_eq!(found[1].mountpoint, Path::new("/mnt/a b\\"));
         assert_eq!((found[1].device, &found[1].source), ((0, 50), &OsString::from("my\tbucket")));
         assert!(found[1].is_fuse() && found[2].is_fuse());
+        assert_eq!(found.iter().map(MountEntry::is_read_only).collect::<Vec<_>>(), [true, false, true]);
     }
 
     #[test]

@@ -168,9 +168,10 @@ impl Log {
         self.inner.next_id.load(Ordering::Acquire)
     }
 
-    /// The segment being appended to, if any: it must not be removed.
-    pub fn active_segment(&self) -> Option<u32> {
-        self.inner.active.lock().as_ref().map(|a| a.buffer.segment)
+    /// The segment being appended to, or the one that will be: those below it are closed. Read as one: a segment that was
+    /// opened between two questions would be taken for closed, and being empty, be removed.
+    pub fn open_segment(&self) -> u32 {
+        self.end().segment
     }
 
     /// Lengths of the segments of this opening, as far as buffers have been closed.
@@ -391,6 +392,11 @@ impl Log {
 
     /// Make everything appended so far durable. Returns a position up to which the log is durable now.
     pub fn sync(&self, next: Next) -> Result<Location, LogError> {
+        self.sync_and(next, || ())
+    }
+
+    /// The same; `then` is called once it is settled what becomes durable, before anything is waited for.
+    pub fn sync_and(&self, next: Next, then: impl FnOnce()) -> Result<Location, LogError> {
         let (closed, end) = {
             let mut active = self.inner.active.lock();
             let closed = self.close_buffer(&mut active);
@@ -406,6 +412,7 @@ impl Log {
             }
             (closed, self.end_of(&active))
         };
+        then();
         match closed {
             // Nothing else is on its way: written here, it saves two wake-ups.
             Some(c) if self.inner.flight.lock().buffers == 1 => land(&self.inner, c),

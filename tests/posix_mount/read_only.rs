@@ -157,6 +157,7 @@ fn mount_8_finds_the_helper_by_the_type_and_the_helper_remounts() {
     let standing = "relatime,remount,user_id=0,group_id=0,default_permissions,allow_other";
     helper("b", at, &format!("ro,{standing}")).ok();
     assert_read_only(&m);
+    m.ssefs(&["bucket", "compact", "b"]).fails_saying(&["open for reading only"]);
     helper("b", at, &format!("rw,{standing}")).ok();
     fs::write(m.at("f"), [7; 100_000]).unwrap();
     let open = sys::open(m.at("f"), libc::O_WRONLY, 0).unwrap();
