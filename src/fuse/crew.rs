@@ -27,7 +27,7 @@ const STREAK: u32 = 24;
 const LOOK_EVERY: u64 = 16;
 /// A transfer from this size on gains more from two processors than from one.
 const STREAM_BYTES: usize = 256 << 10;
-/// How long nobody is followed after a follower was too slow; doubled each time that it did not last for [`LASTING`].
+/// How long nobody is followed after a follower was too slow; doubled each time that it starved before [`LASTING`].
 const HOLD_OFF: Duration = Duration::from_millis(20);
 const HOLD_OFF_MAX: Duration = Duration::from_millis(1280);
 const LASTING: Duration = Duration::from_millis(200);
@@ -141,6 +141,13 @@ fn cpu_of(stat: &File) -> Option<usize> {
     // The name in parentheses may hold anything; field 3 follows it.
     let after = text.iter().rposition(|c| *c == b')')? + 1;
     std::str::from_utf8(text.get(after..)?).ok()?.split_ascii_whitespace().nth(36)?.parse().ok()
+}
+
+/// Whether a thread of ours could run and does not sleep: field 3 of its stat file.
+fn is_runnable(tid: i32) -> bool {
+    let Ok(text) = std::fs::read(format!("/proc/self/task/{tid}/stat")) else { return false };
+    let state = text.iter().rposition(|c| *c == b')').and_then(|i| text.get(i + 2));
+    state == Some(&b'R')
 }
 
 impl Crew {
@@ -265,13 +272,14 @@ impl Crew {
     fn end(&self, s: &mut Shared, slow: bool) {
         let Some(f) = s.followed.take() else { return };
         let tid = self.follower.swap(0, Ordering::AcqRel);
-        set_policy(tid, libc::SCHED_OTHER);
-        set_allowed(tid, &f.allowed);
         if slow {
-            let lasted = f.since.elapsed() >= LASTING;
-            s.hold_off = if lasted { HOLD_OFF } else { (s.hold_off * 2).clamp(HOLD_OFF, HOLD_OFF_MAX) };
+            // Asleep, it waits for the disk or for a commit, which passes; else somebody has taken its processor.
+            let passes = f.since.elapsed() >= LASTING || !is_runnable(tid);
+            s.hold_off = if passes { HOLD_OFF } else { (s.hold_off * 2).clamp(HOLD_OFF, HOLD_OFF_MAX) };
             s.not_before = Some(Instant::now() + s.hold_off);
         }
+        set_policy(tid, libc::SCHED_OTHER);
+        set_allowed(tid, &f.allowed);
         self.ended.notify_all();
     }
 
