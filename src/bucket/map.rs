@@ -16,8 +16,10 @@ pub const NODE_BYTES: usize = FANOUT as usize * CHILD_BYTES;
 pub const HEIGHT_MAX: u8 = 7;
 /// Largest size of an object, bytes.
 pub const OBJECT_BYTES_MAX: u64 = 1 << 62;
-/// Clean leaves kept for one object.
-const LEAVES_KEPT_MAX: usize = 1024;
+/// Bytes of leaves in memory above which those that are as in the catalog are let go: 13,000 as a stream writes them, 3,200
+/// of a file written at random. They are counted each time that so many more have come.
+const LEAVES_BYTES_MAX: usize = 32 << 20;
+const LEAVES_COUNTED_EVERY: usize = 1024;
 /// Index nodes of one object, of 2.5 KiB each, above which those are let go that no leaf in memory needs.
 const NODES_KEPT_MAX: usize = 1024;
 
@@ -132,6 +134,8 @@ pub struct Map {
     nodes: HashMap<(u8, u64), Index>,
     /// So many nodes and no fewer are looked through again: what was kept last time, twice.
     sweep_at: usize,
+    /// Leaves are counted when there are this many.
+    count_at: usize,
 }
 
 fn covered(height: u8) -> u64 {
@@ -183,8 +187,16 @@ impl Map {
 
     /// What the map takes in memory, about.
     pub fn memory_bytes(&self) -> usize {
-        let entries: usize = self.leaves.values().map(|l| l.entries().len()).sum();
-        entries * size_of::<Entry>() + self.nodes.len() * FANOUT as usize * size_of::<Child>()
+        self.leaves_bytes() + self.nodes.len() * FANOUT as usize * size_of::<Child>()
+    }
+
+    fn leaves_bytes(&self) -> usize {
+        self.leaves.values().map(|l| l.entries().len()).sum::<usize>() * size_of::<Entry>()
+    }
+
+    fn drop_clean_leaves(&mut self) {
+        let (dirty, moved, settling) = (&self.dirty, &self.moved, &self.settling);
+        self.leaves.retain(|i, _| dirty.contains(i) || moved.contains(i) || settling.contains(i));
     }
 
     /// Let go of what is as in the catalog, when there are many nodes. What stays: every node above a leaf in memory, since a
@@ -194,10 +206,9 @@ impl Map {
         if self.nodes.len() < self.sweep_at.max(NODES_KEPT_MAX) {
             return;
         }
-        let (dirty, moved, settling) = (&self.dirty, &self.moved, &self.settling);
-        self.leaves.retain(|i, _| dirty.contains(i) || moved.contains(i) || settling.contains(i));
+        self.drop_clean_leaves();
         let mut above = HashSet::new();
-        for i in self.leaves.keys().chain(settling) {
+        for i in self.leaves.keys().chain(&self.settling) {
             // Neighbours share what is above them.
             for level in 1..=self.height {
                 if !above.insert((level, i >> (6 * level))) {
@@ -256,9 +267,11 @@ impl Map {
         if leaf.tag(s.key, &s.seal, i, s.opens) != Some(child.tag) {
             return Err(damaged);
         }
-        if self.leaves.len() >= LEAVES_KEPT_MAX {
-            let (dirty, moved, settling) = (&self.dirty, &self.moved, &self.settling);
-            self.leaves.retain(|i, _| dirty.contains(i) || moved.contains(i) || settling.contains(i));
+        if self.leaves.len() >= self.count_at.max(LEAVES_COUNTED_EVERY) {
+            if self.leaves_bytes() > LEAVES_BYTES_MAX {
+                self.drop_clean_leaves();
+            }
+            self.count_at = self.leaves.len() + LEAVES_COUNTED_EVERY;
         }
         self.leaves.insert(i, leaf);
         Ok(())
