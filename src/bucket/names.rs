@@ -2,6 +2,7 @@
 //! the next commit; one lock orders the changes of all directories.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::inode::{Inode, State};
 use super::{Bucket, BucketError, now_ns};
@@ -58,7 +59,9 @@ impl Bucket {
         if name.len() > NAME_BYTES_MAX {
             return Err(BucketError::NameTooLong);
         }
+        let asked = Instant::now();
         let found = self.catalog().lock().lookup(parent, name)?;
+        self.catalog().warm_if_cold(asked);
         match found {
             Some((ino, _)) => self.attr(ino),
             None => Err(BucketError::NotFound(shown(name))),
@@ -71,8 +74,10 @@ impl Bucket {
         }
         // Not in memory, so as the catalog has it; a listing of many files need not bring them all. What changes it from
         // here on comes through the kernel, which then passes this answer over.
-        self.catalog().warm();
-        self.catalog().lock().inode(ino)?.ok_or_else(|| BucketError::NotFound(format!("inode {ino}")))
+        let asked = Instant::now();
+        let row = self.catalog().lock().inode(ino)?;
+        self.catalog().warm_if_cold(asked);
+        row.ok_or_else(|| BucketError::NotFound(format!("inode {ino}")))
     }
 
     pub fn set_attr(&self, ino: u64, set: &SetAttr) -> Result<InodeRow, BucketError> {
@@ -176,8 +181,10 @@ impl Bucket {
 
     /// Entries of a directory in name order, behind `after`.
     pub fn entries(&self, dir: u64, after: &[u8], most: usize) -> Result<Vec<Dirent>, BucketError> {
-        self.catalog().warm();
-        Ok(self.catalog().lock().entries(dir, after, most)?)
+        let asked = Instant::now();
+        let page = self.catalog().lock().entries(dir, after, most)?;
+        self.catalog().warm_if_cold(asked);
+        Ok(page)
     }
 
     pub fn link(&self, ino: u64, parent: u64, name: &[u8]) -> Result<InodeRow, BucketError> {

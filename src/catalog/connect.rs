@@ -30,8 +30,10 @@ const FLAGS: OpenFlags = OpenFlags::SQLITE_OPEN_READ_WRITE.union(OpenFlags::SQLI
 const BUSY_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
 /// The first bytes of the main file that are read ahead when rows are looked for that are not in memory.
 const WARM_BYTES: i64 = 64 << 20;
-/// Seconds before they are read ahead again.
-const WARM_EVERY: u64 = 10;
+/// Milliseconds before they are read ahead again.
+const WARM_EVERY_MS: u64 = 100;
+/// Rows that took longer were waited for at the disk.
+const COLD: std::time::Duration = std::time::Duration::from_micros(50);
 
 /// One bucket's catalog.
 pub struct Catalog {
@@ -189,12 +191,15 @@ impl Catalog {
         Ok(())
     }
 
-    /// Have the kernel read the main file ahead, unless that was done a moment ago. A cold walk over names and inodes would
-    /// otherwise wait for the disk once a page.
-    pub fn warm(&self) {
-        let now = self.opened.elapsed().as_secs() + 1;
+    /// Have the kernel read the main file ahead if the rows asked for at `asked` came from the disk, unless that was done a
+    /// moment ago. A cold walk over names and inodes would otherwise wait for the disk once a page.
+    pub fn warm_if_cold(&self, asked: Instant) {
+        if asked.elapsed() < COLD {
+            return;
+        }
+        let now = self.opened.elapsed().as_millis() as u64 + WARM_EVERY_MS;
         let last = self.warmed.load(Ordering::Relaxed);
-        if last != 0 && now < last + WARM_EVERY {
+        if now < last + WARM_EVERY_MS {
             return;
         }
         if self.warmed.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
