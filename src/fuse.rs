@@ -2,7 +2,6 @@
 //! kernel's caches right. Nothing is decided here that a test without a mount would want to see.
 
 mod convert;
-mod crew;
 mod mount;
 pub mod mount_table;
 
@@ -27,7 +26,6 @@ pub use mount::{MountOptions, Mounted, Unmounter, mount};
 use crate::bucket::{Attr, BucketError, Listing};
 use crate::fs::{Caller, Change, Fs, FsError, Handle, WriteAs, is_slow};
 use convert::{file_attr, file_type, nanoseconds};
-use crew::{Crew, Size};
 
 /// Names and attributes change only through this mount, so the kernel may keep them.
 const KEEP: Duration = Duration::from_secs(3600);
@@ -63,7 +61,6 @@ struct Adapter {
     fs: Arc<Fs>,
     notifier: Arc<OnceLock<Notifier>>,
     slow: Arc<AtomicUsize>,
-    crew: Crew,
     direct_rdwr: bool,
 }
 
@@ -95,18 +92,12 @@ fn open_flags(flags: i32, direct_rdwr: bool) -> (FopenFlags, bool) {
 }
 
 impl Adapter {
-    /// Run a handler on the event thread that its request came to.
-    fn serve(&self, req: &Request, what: &'static str, size: Size, handler: impl FnOnce()) {
-        self.crew.serve(req.pid(), size, || guard(what, handler));
-    }
-
     fn errno(&self, uid: u32, e: &FsError) -> Errno {
         Errno::from_i32(self.fs.refused(uid, e))
     }
 
     /// Run a request that may take long on a thread of its own, so that event threads stay free for others.
     fn slowly(&self, what: &'static str, job: impl FnOnce() + Send + 'static) {
-        self.crew.leave();
         if self.slow.fetch_add(1, Ordering::AcqRel) >= SLOW_MAX {
             self.slow.fetch_sub(1, Ordering::AcqRel);
             return guard(what, job);
@@ -186,7 +177,7 @@ impl Filesystem for Adapter {
     }
 
     fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        self.serve(req, "lookup", Size::Small, || match self.fs.bucket.lookup(parent.0, name.as_bytes()) {
+        guard("lookup", || match self.fs.bucket.lookup(parent.0, name.as_bytes()) {
             // Inode 0 is an entry that says there is none, and that the kernel may keep.
             Err(BucketError::NotFound(_)) => {
                 reply.entry_with_ttls(&Duration::ZERO, &KEEP, &file_attr(&Attr::default()), NEVER_REUSED);
@@ -195,12 +186,12 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn forget(&self, req: &Request, ino: INodeNo, nlookup: u64) {
-        self.serve(req, "forget", Size::Small, || self.fs.bucket.forget(ino.0, nlookup));
+    fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
+        guard("forget", || self.fs.bucket.forget(ino.0, nlookup));
     }
 
     fn getattr(&self, req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        self.serve(req, "getattr", Size::Small, || match self.fs.bucket.attr(ino.0) {
+        guard("getattr", || match self.fs.bucket.attr(ino.0) {
             Ok(a) => reply.attr(&KEEP, &file_attr(&a)),
             Err(e) => reply.error(self.errno(req.uid(), &e.into())),
         });
@@ -226,35 +217,35 @@ impl Filesystem for Adapter {
     ) {
         let (caller, atime, mtime) = (caller(req), atime.map(nanoseconds), mtime.map(nanoseconds));
         let change = Change { mode, uid, gid, size, atime, mtime };
-        self.serve(req, "setattr", Size::Small, || match self.fs.set_attr(caller, ino.0, &change) {
+        guard("setattr", || match self.fs.set_attr(caller, ino.0, &change) {
             Ok(a) => reply.attr(&KEEP, &file_attr(&a)),
             Err(e) => reply.error(self.errno(caller.uid, &e)),
         });
     }
 
     fn readlink(&self, req: &Request, ino: INodeNo, reply: ReplyData) {
-        self.serve(req, "readlink", Size::Small, || match self.fs.bucket.readlink(ino.0) {
+        guard("readlink", || match self.fs.bucket.readlink(ino.0) {
             Ok(target) => reply.data(&target),
             Err(e) => reply.error(self.errno(req.uid(), &e.into())),
         });
     }
 
     fn mknod(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, rdev: u32, reply: ReplyEntry) {
-        self.serve(req, "mknod", Size::Small, || {
+        guard("mknod", || {
             let mode = if mode & libc::S_IFMT == 0 { mode | libc::S_IFREG } else { mode };
             self.enter(req.uid(), self.fs.make(caller(req), parent.0, name.as_bytes(), mode, umask, rdev, None), reply);
         });
     }
 
     fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
-        self.serve(req, "mkdir", Size::Small, || {
+        guard("mkdir", || {
             let mode = mode & 0o7777 | libc::S_IFDIR;
             self.enter(req.uid(), self.fs.make(caller(req), parent.0, name.as_bytes(), mode, umask, 0, None), reply);
         });
     }
 
     fn symlink(&self, req: &Request, parent: INodeNo, link_name: &OsStr, target: &Path, reply: ReplyEntry) {
-        self.serve(req, "symlink", Size::Small, || {
+        guard("symlink", || {
             let target = Some(target.as_os_str().as_bytes());
             let mode = libc::S_IFLNK | 0o777;
             self.enter(req.uid(), self.fs.make(caller(req), parent.0, link_name.as_bytes(), mode, 0, 0, target), reply);
@@ -262,13 +253,13 @@ impl Filesystem for Adapter {
     }
 
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.serve(req, "unlink", Size::Small, || {
+        guard("unlink", || {
             self.empty(req.uid(), self.fs.bucket.unlink(parent.0, name.as_bytes()).map_err(FsError::from), reply);
         });
     }
 
     fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.serve(req, "rmdir", Size::Small, || {
+        guard("rmdir", || {
             self.empty(req.uid(), self.fs.bucket.rmdir(parent.0, name.as_bytes()).map_err(FsError::from), reply);
         });
     }
@@ -283,16 +274,14 @@ impl Filesystem for Adapter {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        self.serve(req, "rename", Size::Small, || {
+        guard("rename", || {
             let (from, to) = ((parent.0, name.as_bytes()), (newparent.0, newname.as_bytes()));
             self.empty(req.uid(), self.fs.rename(from, to, flags.bits()), reply);
         });
     }
 
     fn link(&self, req: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
-        self.serve(req, "link", Size::Small, || {
-            self.enter(req.uid(), self.fs.link(ino.0, newparent.0, newname.as_bytes()), reply)
-        });
+        guard("link", || self.enter(req.uid(), self.fs.link(ino.0, newparent.0, newname.as_bytes()), reply));
     }
 
     fn create(
@@ -305,7 +294,7 @@ impl Filesystem for Adapter {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        self.serve(req, "create", Size::Small, || {
+        guard("create", || {
             let caller = caller(req);
             let (answer, direct) = open_flags(flags, self.direct_rdwr);
             let mode = mode & 0o7777 | libc::S_IFREG;
@@ -326,7 +315,7 @@ impl Filesystem for Adapter {
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        self.serve(req, "open", Size::Small, || {
+        guard("open", || {
             let (answer, direct) = open_flags(flags.0, self.direct_rdwr);
             match self.fs.open(caller(req), ino.0, flags.0, direct) {
                 Ok((handle, killed)) => {
@@ -351,11 +340,9 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        self.serve(req, "read", Size::Bytes(size as usize), || {
-            match self.fs.bucket.read(ino.0, offset, size as usize) {
-                Ok(data) => reply.data(&data),
-                Err(e) => reply.error(self.errno(req.uid(), &e.into())),
-            }
+        guard("read", || match self.fs.bucket.read(ino.0, offset, size as usize) {
+            Ok(data) => reply.data(&data),
+            Err(e) => reply.error(self.errno(req.uid(), &e.into())),
         });
     }
 
@@ -371,7 +358,7 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        self.serve(req, "write", Size::Bytes(data.len()), || {
+        guard("write", || {
             let uid = req.uid();
             // Pages of a mapping: handle and flags are the kernel's guess, the place is right.
             let paged = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
@@ -413,12 +400,12 @@ impl Filesystem for Adapter {
     }
 
     fn flush(&self, req: &Request, _ino: INodeNo, fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
-        self.serve(req, "flush", Size::Small, || self.empty(req.uid(), self.fs.flush(fh.0), reply));
+        guard("flush", || self.empty(req.uid(), self.fs.flush(fh.0), reply));
     }
 
     fn release(
         &self,
-        req: &Request,
+        _req: &Request,
         _ino: INodeNo,
         fh: FileHandle,
         _flags: OpenFlags,
@@ -426,25 +413,25 @@ impl Filesystem for Adapter {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        self.serve(req, "release", Size::Small, || {
+        guard("release", || {
             self.fs.close(fh.0);
             reply.ok();
         });
     }
 
     fn fsync(&self, req: &Request, _ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        self.serve(req, "fsync", Size::Small, || self.sync(req.uid(), Handle::File(fh.0), reply));
+        guard("fsync", || self.sync(req.uid(), Handle::File(fh.0), reply));
     }
 
     fn opendir(&self, req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        self.serve(req, "opendir", Size::Small, || match self.fs.open_dir(ino.0) {
+        guard("opendir", || match self.fs.open_dir(ino.0) {
             Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::empty()),
             Err(e) => reply.error(self.errno(req.uid(), &e)),
         });
     }
 
     fn readdir(&self, req: &Request, _ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
-        self.serve(req, "readdir", Size::Small, || {
+        guard("readdir", || {
             let read = self.fs.read_dir(fh.0, offset, &mut |cookie, d| {
                 let kind = file_type(u32::from(d.kind) << 12);
                 Ok(!reply.add(INodeNo(d.ino), cookie, kind, OsStr::from_bytes(&d.name)))
@@ -457,7 +444,7 @@ impl Filesystem for Adapter {
     }
 
     fn readdirplus(&self, req: &Request, _ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
-        self.serve(req, "readdirplus", Size::Small, || {
+        guard("readdirplus", || {
             let (bucket, mut listing) = (&self.fs.bucket, Listing::default());
             let read = self.fs.read_dir(fh.0, offset, &mut |cookie, d| {
                 let a = match bucket.attr_in(&mut listing, d.ino) {
@@ -481,19 +468,19 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn releasedir(&self, req: &Request, _ino: INodeNo, fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
-        self.serve(req, "releasedir", Size::Small, || {
+    fn releasedir(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
+        guard("releasedir", || {
             self.fs.close_dir(fh.0);
             reply.ok();
         });
     }
 
     fn fsyncdir(&self, req: &Request, _ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        self.serve(req, "fsyncdir", Size::Small, || self.sync(req.uid(), Handle::Dir(fh.0), reply));
+        guard("fsyncdir", || self.sync(req.uid(), Handle::Dir(fh.0), reply));
     }
 
     fn statfs(&self, req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
-        self.serve(req, "statfs", Size::Small, || match self.fs.bucket.statfs() {
+        guard("statfs", || match self.fs.bucket.statfs() {
             Ok(s) => reply.statfs(s.blocks, s.bfree, s.bavail, s.files, s.ffree, s.bsize, s.namelen, s.bsize),
             Err(e) => reply.error(self.errno(req.uid(), &e.into())),
         });
@@ -511,7 +498,7 @@ impl Filesystem for Adapter {
     ) {
         let caller = caller(req);
         if !is_slow(name.as_bytes()) {
-            return self.serve(req, "setxattr", Size::Small, || {
+            return guard("setxattr", || {
                 self.empty(caller.uid, self.fs.set_xattr(caller, ino.0, name.as_bytes(), value, flags), reply);
             });
         }
@@ -523,21 +510,19 @@ impl Filesystem for Adapter {
     }
 
     fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        self.serve(req, "getxattr", Size::Small, || {
+        guard("getxattr", || {
             self.bytes(req.uid(), self.fs.get_xattr(caller(req), ino.0, name.as_bytes()), size, reply);
         });
     }
 
     fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        self.serve(req, "listxattr", Size::Small, || {
-            self.bytes(req.uid(), self.fs.list_xattr(caller(req), ino.0), size, reply)
-        });
+        guard("listxattr", || self.bytes(req.uid(), self.fs.list_xattr(caller(req), ino.0), size, reply));
     }
 
     fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let caller = caller(req);
         if !is_slow(name.as_bytes()) {
-            return self.serve(req, "removexattr", Size::Small, || {
+            return guard("removexattr", || {
                 self.empty(caller.uid, self.fs.remove_xattr(caller, ino.0, name.as_bytes()), reply);
             });
         }
@@ -558,13 +543,11 @@ impl Filesystem for Adapter {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        self.serve(req, "fallocate", Size::Small, || {
-            self.empty(req.uid(), self.fs.allocate(ino.0, offset, length, mode), reply)
-        });
+        guard("fallocate", || self.empty(req.uid(), self.fs.allocate(ino.0, offset, length, mode), reply));
     }
 
     fn lseek(&self, req: &Request, ino: INodeNo, _fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
-        self.serve(req, "lseek", Size::Small, || match self.fs.seek(ino.0, offset, whence) {
+        guard("lseek", || match self.fs.seek(ino.0, offset, whence) {
             Ok(found) => reply.offset(found),
             Err(e) => reply.error(self.errno(req.uid(), &e)),
         });
@@ -589,7 +572,7 @@ impl Filesystem for Adapter {
             Err(e) => reply.error(Errno::from_i32(fs.refused(uid, &e.into()))),
         };
         if len <= COPY_INLINE_BYTES_MAX {
-            return self.serve(req, "copy_file_range", Size::Small, job);
+            return guard("copy_file_range", job);
         }
         self.slowly("copy_file_range", job);
     }

@@ -15,7 +15,6 @@ use std::thread::JoinHandle;
 use fuser::{Config, MountOption, Session, SessionACL};
 use parking_lot::Mutex;
 
-use super::crew::Crew;
 use super::mount_table::{MountEntry, mount_at};
 use super::{Adapter, READAHEAD_BYTES};
 use crate::bucket::Bucket;
@@ -93,7 +92,6 @@ pub fn mount(bucket: Arc<Bucket>, mountpoint: &Path, o: &MountOptions) -> io::Re
         fs: Arc::new(Fs::new(bucket, o.list_sse)),
         notifier: Arc::clone(&notifier),
         slow: Arc::default(),
-        crew: Crew::new(o.threads),
         direct_rdwr: o.direct_rdwr,
     };
     let unmounter = Unmounter { mountpoint, there: Arc::new(Mutex::new(true)) };
