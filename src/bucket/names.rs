@@ -130,7 +130,7 @@ impl Bucket {
     pub fn make(&self, parent: u64, name: &[u8], new: &NewInode) -> Result<InodeRow, BucketError> {
         check_name(name)?;
         self.health()?;
-        self.space.admit(4096, 0)?;
+        self.admit_rows(4096)?;
         let _permit = self.gate.names();
         let _ns = self.ns.lock();
         let dir = self.directory(parent)?;
@@ -190,7 +190,7 @@ impl Bucket {
     pub fn link(&self, ino: u64, parent: u64, name: &[u8]) -> Result<InodeRow, BucketError> {
         check_name(name)?;
         self.health()?;
-        self.space.admit(4096, 0)?;
+        self.admit_rows(4096)?;
         let _permit = self.gate.names();
         let _ns = self.ns.lock();
         let (dir, inode) = (self.directory(parent)?, self.inode(ino)?);
@@ -419,7 +419,7 @@ impl Bucket {
     /// `flags` are those of setxattr(2).
     pub fn set_xattr(&self, ino: u64, name: &[u8], value: &[u8], flags: i32) -> Result<(), BucketError> {
         self.health()?;
-        self.space.admit(value.len() as u64, 0)?;
+        self.admit_rows(value.len() as u64)?;
         let inode = self.inode(ino)?;
         let _permit = self.gate.names();
         let _ns = self.ns.lock();

@@ -123,6 +123,17 @@ impl Bucket {
         Ok(())
     }
 
+    /// The same for names and values: rows not committed yet have taken nothing of the disk so far, and may take a page each.
+    pub(super) fn admit_rows(&self, bytes: u64) -> Result<(), BucketError> {
+        match self.space.admit(bytes, self.catalog().changes() * 4096) {
+            Err(BucketError::NoSpace) => {
+                self.commit()?;
+                self.space.admit(bytes, 0)
+            }
+            r => r,
+        }
+    }
+
     pub(super) fn dirty_changed(&self, plus: usize, minus: usize) {
         self.dirty_bytes.fetch_add(plus, Ordering::Relaxed);
         if minus > 0 {

@@ -251,7 +251,9 @@ fn r63_on_a_full_disk_everything_new_is_made_whole_or_not_at_all_and_the_rest_go
     }
     let hog = fill(&disk);
     let small = until_full("file with content", |i| store(&m, &format!("small{i}"), &[7; 3000]));
-    let at = |what: &str, i: usize| m.at(format!("{what}{i}"));
+    // Long names: a disk is full of fewer.
+    let name = |what: &str, i: usize| format!("{what}{i}{}", "n".repeat(200));
+    let at = |what: &str, i: usize| m.at(name(what, i));
     let made = [
         ("file", until_full("file", |i| File::create_new(at("file", i)).map(drop))),
         ("dir", until_full("dir", |i| fs::create_dir(at("dir", i)))),
@@ -267,8 +269,8 @@ fn r63_on_a_full_disk_everything_new_is_made_whole_or_not_at_all_and_the_rest_go
     // What was refused is not there, and what takes no room goes on.
     let there = |m: &Mount| {
         for (what, n) in made {
-            assert!(fs::symlink_metadata(m.at(format!("{what}{n}"))).is_err(), "{what} {n} was refused");
-            assert!((0..n).all(|i| fs::symlink_metadata(m.at(format!("{what}{i}"))).is_ok()), "{what}");
+            assert!(fs::symlink_metadata(m.at(name(what, n))).is_err(), "{what} {n} was refused");
+            assert!((0..n).all(|i| fs::symlink_metadata(m.at(name(what, i))).is_ok()), "{what}");
         }
         assert_eq!(sys::get_xattr(m.at("d/f2"), "user.a").unwrap(), b"old");
         assert_eq!(sys::list_xattr(m.at("d/f1")).unwrap().len(), values + 1);
@@ -290,7 +292,7 @@ fn r63_on_a_full_disk_everything_new_is_made_whole_or_not_at_all_and_the_rest_go
     fs::remove_dir_all(m.at("d")).unwrap();
     for (what, n) in made {
         let gone = if what == "dir" { |p: PathBuf| fs::remove_dir(p) } else { |p: PathBuf| fs::remove_file(p) };
-        (0..n).for_each(|i| gone(m.at(format!("{what}{i}"))).unwrap_or_else(|e| panic!("delete {what}{i}: {e}")));
+        (0..n).for_each(|i| gone(m.at(name(what, i))).unwrap_or_else(|e| panic!("delete {what}{i}: {e}")));
     }
     File::open(m.path()).unwrap().sync_all().unwrap();
     hog.set_len(0).unwrap();
