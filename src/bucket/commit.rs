@@ -393,6 +393,7 @@ impl Bucket {
                             wrapped: seal.wrapped.clone(),
                             origin: seal.origin.clone(),
                             chunk_bytes: seal.chunk_bytes,
+                            made: seal.made,
                             height: top.height,
                             map: top.body,
                             tag,

@@ -34,6 +34,7 @@ pub struct BucketInfo {
     pub directory_rules: BTreeMap<String, String>,
     pub owner_uid: u32,
     pub grants: Vec<u32>,
+    pub require_encryption: bool,
     pub chunk_bytes: u32,
     pub created: i64,
     pub objects: u64,
@@ -55,11 +56,24 @@ pub struct ObjectInfo {
     pub cipher: Option<String>,
     pub key: Option<String>,
     pub key_version: Option<u32>,
+    /// The KEK that wraps its data key.
+    pub kek: Option<u64>,
     pub origin: Option<String>,
     pub seal_id: Option<String>,
     pub request: Option<String>,
     /// What the next PUT of it would get, and from where.
     pub effective: String,
+}
+
+/// What a seal row says.
+struct SealFacts {
+    method: String,
+    cipher: String,
+    key_id: String,
+    key_version: u32,
+    kek: u64,
+    origin: String,
+    seal_id: String,
 }
 
 impl Bucket {
@@ -76,7 +90,7 @@ impl Bucket {
     }
 
     /// Who may change rules: the owner, root, and whom they granted it (SEMANTICS 46).
-    fn may_rule(&self, uid: u32) -> Result<(), BucketError> {
+    pub(super) fn may_rule(&self, uid: u32) -> Result<(), BucketError> {
         let s = self.settings();
         if uid == 0 || uid == s.owner || s.grants.contains(&uid) {
             return Ok(());
@@ -98,7 +112,7 @@ impl Bucket {
         }
     }
 
-    fn change_settings(&self, change: impl FnOnce(&mut Settings)) {
+    pub(super) fn change_settings(&self, change: impl FnOnce(&mut Settings)) {
         let mut s = (*self.settings()).clone();
         change(&mut s);
         *self.settings.write() = Arc::new(s);
@@ -122,6 +136,7 @@ impl Bucket {
         }
         {
             let _permit = self.gate.names();
+            self.keep_encryption(None, rule.as_ref())?;
             self.change_settings(|s| s.rule = rule);
         }
         self.commit()
@@ -142,6 +157,7 @@ impl Bucket {
         }
         {
             let _permit = self.gate.names();
+            self.keep_encryption(Some(dir), rule.as_ref())?;
             let text = rule.as_ref().map(|r| r.to_string());
             self.catalog().lock().set_dir_rule(dir, text.as_deref())?;
             self.change_settings(|s| match rule {
@@ -296,6 +312,7 @@ impl Bucket {
             directory_rules,
             owner_uid: s.owner,
             grants: s.grants.iter().copied().collect(),
+            require_encryption: s.require_encryption,
             chunk_bytes: s.chunk_bytes,
             created: s.created,
             objects,
@@ -307,26 +324,56 @@ impl Bucket {
         }
     }
 
+    /// What the seal of an object says, verified without its data key: so it can be shown also while that is not to be had.
+    fn seal_facts(&self, ino: u64) -> Result<Option<SealFacts>, BucketError> {
+        let inode = self.inode(ino)?;
+        let mut st = inode.state.lock();
+        let version = |kek: u64| self.keks.lock().iter().find(|k| k.id == kek).map_or(0, |k| k.key_version);
+        if let Some(seal) = st.content.as_ref().and_then(|c| c.seal.clone()) {
+            return Ok(Some(SealFacts {
+                method: seal.resolved.method.to_string(),
+                cipher: seal.resolved.cipher.to_string(),
+                key_id: seal.resolved.key.0.clone(),
+                key_version: version(seal.kek.0),
+                kek: seal.kek.0,
+                origin: seal.origin.clone(),
+                seal_id: seal.id.to_string(),
+            }));
+        }
+        let request = self.request_in(&mut st)?;
+        let Some(row) = self.catalog().lock().seal(ino)? else { return Ok(None) };
+        match self.verify_place(&row, st.row.size, request.as_ref()) {
+            Ok(()) | Err(BucketError::Erased(_)) => {}
+            Err(e) => return Err(e),
+        }
+        Ok(Some(SealFacts {
+            method: super::put::method_name(row.method),
+            cipher: super::put::cipher_name(row.cipher),
+            key_version: version(row.kek),
+            key_id: row.key_id,
+            kek: row.kek,
+            origin: row.origin,
+            seal_id: row.seal_id.to_string(),
+        }))
+    }
+
     pub fn object_show(&self, path: &Path) -> Result<ObjectInfo, BucketError> {
         let ino = self.walk(path)?;
         let row = self.attr(ino)?;
-        let state = self.object_state(ino)?;
-        let seal_id = {
-            let inode = self.inode(ino)?;
-            let st = inode.state.lock();
-            st.content.as_ref().and_then(|c| c.seal.as_ref().map(|s| s.id.to_string()))
-        };
+        let seal = if row.mode & libc::S_IFMT == libc::S_IFREG && row.size > 0 { self.seal_facts(ino)? } else { None };
+        let keyed = |s: &&SealFacts| !s.key_id.is_empty();
         Ok(ObjectInfo {
             path: path.display().to_string(),
             object: ino,
             bytes: row.size,
             sealed_bytes: row.sealed,
-            method: state.as_ref().map(|s| s.method.to_string()),
-            cipher: state.as_ref().map(|s| s.cipher.to_string()),
-            key: state.as_ref().filter(|s| !s.key_id.is_empty()).map(|s| s.key_id.clone()),
-            key_version: state.as_ref().filter(|s| !s.key_id.is_empty()).map(|s| s.key_version),
-            origin: state.map(|s| s.origin),
-            seal_id,
+            method: seal.as_ref().map(|s| s.method.clone()),
+            cipher: seal.as_ref().map(|s| s.cipher.clone()),
+            key: seal.as_ref().filter(keyed).map(|s| s.key_id.clone()),
+            key_version: seal.as_ref().filter(keyed).map(|s| s.key_version),
+            kek: seal.as_ref().filter(keyed).map(|s| s.kek),
+            origin: seal.as_ref().map(|s| s.origin.clone()),
+            seal_id: seal.map(|s| s.seal_id),
             request: self.request(ino)?.map(|r| r.to_string()),
             effective: self.effective(ino)?.to_string(),
         })

@@ -11,7 +11,7 @@ use crate::keys::KeyService;
 use crate::types::{KekId, KeyId};
 
 /// Data keys that one KEK wraps at most.
-const KEK_USES_MAX: u64 = 1 << 20;
+pub(super) const KEK_USES_MAX: u64 = 1 << 20;
 /// Seconds after which a new KEK is made.
 const KEK_AGE_MAX_S: i64 = 90 * 24 * 3600;
 
@@ -23,6 +23,8 @@ pub struct RewrapReport {
     pub rewrapped: u64,
     /// Newest version of the last key rewrapped.
     pub key_version: u32,
+    /// Keys that could not be used, and why; their KEKs stay as they are.
+    pub left: Vec<String>,
 }
 
 pub fn now_s() -> i64 {
@@ -65,15 +67,12 @@ impl Bucket {
             return Ok((id, self.kek(id)?));
         }
         let _making = self.kek_making.lock();
-        if let Some(row) = self.keks.lock().iter().rev().find(|r| usable(r)) {
-            let id = KekId(row.id);
-            return self
-                .unwrapped
-                .lock()
-                .get(&id)
-                .cloned()
-                .map(|k| (id, k))
-                .ok_or(BucketError::Invalid("a KEK vanished"));
+        let made = self.keks.lock().iter_mut().rev().find(|r| usable(r)).map(|row| {
+            row.uses += 1;
+            KekId(row.id)
+        });
+        if let Some(id) = made {
+            return Ok((id, self.kek(id)?));
         }
         let id = KekId(self.counters.lock().next_kek);
         let new = self.keys()?.new_kek(key, &self.id, id)?;
@@ -98,23 +97,44 @@ impl Bucket {
 
     /// Wrap every KEK under the newest version of its master key (SEMANTICS 20). Data is not touched; what is done stays done.
     pub fn rewrap(&self) -> Result<RewrapReport, BucketError> {
-        let mut report = RewrapReport { keks: 0, rewrapped: 0, key_version: 0 };
+        self.health()?;
+        let mut report = RewrapReport { keks: 0, rewrapped: 0, key_version: 0, left: Vec::new() };
         let rows = self.keks.lock().clone();
         for row in rows {
             report.keks += 1;
             let key = KeyId(row.key_id.clone());
-            let newest = self.keys()?.newest_version(&key)?;
-            report.key_version = newest;
-            if newest == row.key_version {
-                continue;
-            }
-            let new = self.keys()?.rewrap_kek(&key, row.key_version, &self.id, KekId(row.id), &row.wrapped)?;
-            let row = KekRow { key_version: new.version, wrapped: new.wrapped, ..row };
+            let new = self.keys()?.newest_version(&key).and_then(|newest| {
+                let same = newest == row.key_version;
+                let new = match same {
+                    true => None,
+                    false => Some(self.keys()?.rewrap_kek(&key, row.key_version, &self.id, KekId(row.id), &row.wrapped)?),
+                };
+                Ok((newest, new))
+            });
+            let new = match new {
+                Ok((newest, new)) => {
+                    report.key_version = newest;
+                    new
+                }
+                // One key that is not to be had leaves the others to be rewrapped.
+                Err(e) => {
+                    let why = format!("KEK {} under key {}: {e}", row.id, row.key_id);
+                    log::warn!("bucket {}: {why}", self.name);
+                    report.left.push(why);
+                    continue;
+                }
+            };
+            let Some(new) = new else { continue };
             let permit = self.gate.names();
-            self.catalog().lock().put_kek(&row)?;
-            if let Some(r) = self.keks.lock().iter_mut().find(|r| r.id == row.id) {
-                r.key_version = row.key_version;
-                r.wrapped = row.wrapped;
+            {
+                // Only these two: how often it was used has gone on.
+                let mut keks = self.keks.lock();
+                let Some(r) = keks.iter_mut().find(|r| r.id == row.id) else { continue };
+                r.key_version = new.version;
+                r.wrapped = new.wrapped;
+                let changed = r.clone();
+                drop(keks);
+                self.catalog().lock().put_kek(&changed)?;
             }
             self.lists_changed();
             drop(permit);

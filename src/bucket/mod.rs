@@ -5,13 +5,16 @@ mod close;
 mod commit;
 mod compact;
 mod convert;
+mod coverage;
 mod encryption;
+//mod erase;
 mod error;
 mod gate;
 mod inode;
 mod inspect;
 mod inspect_data;
 mod intent;
+mod job;
 mod kek;
 mod leaf;
 mod listing;
@@ -27,7 +30,10 @@ mod read;
 mod reap;
 mod reclaim;
 mod recover;
+//mod redact;
+mod renew;
 mod replay;
+mod require;
 mod resize;
 mod rows;
 mod settings;
@@ -46,8 +52,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use parking_lot::{Condvar, Mutex, RwLock};
 
 pub use crate::catalog::{Dirent, InodeRow as Attr};
+pub use coverage::{Coverage, Listed};
 pub use encryption::{BucketInfo, ObjectInfo, ObjectState};
+//pub use erase::Receipt;
 pub use error::{BucketError, Holder};
+pub use job::{Ask, JobReport};
 pub(crate) use inspect::{Inspection, Seen};
 pub(crate) use inspect_data::{BadChunk, Watch};
 pub use kek::RewrapReport;
@@ -137,6 +146,10 @@ pub struct Bucket {
     counter: AtomicU64,
     keks: Mutex<Vec<KekRow>>,
     kek_making: Mutex<()>,
+    /// Held by whoever works over many objects.
+    job: Mutex<()>,
+    /// Keys are being destroyed: a segment is overwritten before it is removed.
+    erasing: AtomicBool,
     unwrapped: Mutex<HashMap<KekId, Arc<Kek>>>,
     resolved: Mutex<HashMap<Rule, Resolved>>,
     rule_generation: AtomicU64,

@@ -265,6 +265,8 @@ impl Bucket {
             counter: AtomicU64::new(0),
             keks: Mutex::new(keks),
             kek_making: Mutex::new(()),
+            job: Mutex::new(()),
+            erasing: AtomicBool::new(false),
             unwrapped: Mutex::new(HashMap::new()),
             resolved: Mutex::new(HashMap::new()),
             rule_generation: AtomicU64::new(1),

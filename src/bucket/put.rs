@@ -17,6 +17,8 @@ use crate::keys::KeyService;
 use crate::rule::{Cipher, Effective, Method, Origin, Request, Rule, resolve};
 use crate::types::{KekId, KeyId, OpenId, SealId};
 
+/// The method of an object whose keys were destroyed; no PUT has it.
+pub const METHOD_ERASED: u8 = 4;
 /// Chunk ciphers kept for one object.
 const CIPHERS_KEPT: usize = 4;
 
@@ -37,6 +39,8 @@ pub struct Seal {
     pub wrapped: Vec<u8>,
     pub origin: String,
     pub chunk_bytes: u32,
+    /// The commit that was next when the PUT was made: work over many objects knows by it what is done.
+    pub made: u64,
     pub map_key: MapKey,
     /// None for plain content.
     data_key: Option<DataKey>,
@@ -66,6 +70,19 @@ fn method_of(code: u8) -> Option<Method> {
 
 fn cipher_of(code: u8) -> Option<Cipher> {
     [Cipher::Plain, Cipher::Aes256Gcm, Cipher::Sm4Gcm].into_iter().find(|c| cipher_code(*c) == code)
+}
+
+/// A method as people see it, also one that no PUT has.
+pub fn method_name(code: u8) -> String {
+    match method_of(code) {
+        Some(m) => m.to_string(),
+        None if code == METHOD_ERASED => "erased".into(),
+        None => format!("unknown {code}"),
+    }
+}
+
+pub fn cipher_name(code: u8) -> String {
+    cipher_of(code).map_or_else(|| format!("unknown {code}"), |c| c.to_string())
 }
 
 /// Bytes of the data key of what a method may be sealed with; None for what does not go together (SEMANTICS 51).
@@ -125,7 +142,8 @@ impl Seal {
 pub fn place_tag(key: &crate::crypto::secret::MacKey, row: &SealRow, size: u64, request: Option<&Request>) -> [u8; 32] {
     let mut m = Mac::new(key);
     m.update(b"place").update(&row.ino.to_le_bytes()).update(&row.seal_id.0).update(&[row.method, row.cipher]);
-    m.update(&size.to_le_bytes()).update(&row.kek.to_le_bytes()).field(row.key_id.as_bytes()).field(&row.wrapped);
+    m.update(&size.to_le_bytes()).update(&row.kek.to_le_bytes());
+    m.update(&row.made.to_le_bytes()).field(row.key_id.as_bytes()).field(&row.wrapped);
     m.field(row.origin.as_bytes()).update(&row.tag);
     m.field(request.map(|r| r.to_string()).unwrap_or_default().as_bytes());
     m.finish()
@@ -202,7 +220,9 @@ impl Bucket {
         let mut id = [0u8; 16];
         fill_random(&mut id)?;
         let id = SealId(id);
+        let made = self.counters.lock().commit + 1;
         let (kek, wrapped, data_key, map_key) = if resolved.method == Method::None {
+            self.refuse_plain()?;
             (KekId(0), Vec::new(), None, derive::plain_map_key(&self.key, &id))
         } else {
             let (kek_id, kek) = self.current_kek(&resolved.key)?;
@@ -225,10 +245,55 @@ impl Bucket {
             wrapped,
             origin: origin.to_string(),
             chunk_bytes: self.settings().chunk_bytes,
+            made,
             map_key,
             data_key,
             ciphers: Mutex::new(Vec::new()),
         })
+    }
+
+    /// The same PUT with its data key under the KEK that new objects get.
+    pub(super) fn wrap_anew(&self, old: &Seal) -> Result<Seal, BucketError> {
+        let ctx = wrap::DataCtx {
+            seal_id: old.id,
+            method: method_code(old.resolved.method),
+            cipher: cipher_code(old.resolved.cipher),
+            key_id: &old.resolved.key,
+        };
+        let key = wrap::unwrap_data_key(&*self.kek(old.kek)?, &ctx, &old.wrapped)?;
+        let (kek_id, kek) = self.current_kek(&old.resolved.key)?;
+        Ok(Seal {
+            id: old.id,
+            resolved: old.resolved.clone(),
+            kek: kek_id,
+            wrapped: wrap::wrap_data_key(&kek, &ctx, &key)?,
+            origin: old.origin.clone(),
+            chunk_bytes: old.chunk_bytes,
+            made: old.made,
+            map_key: map_key(old.resolved.cipher, &key, &old.id),
+            data_key: Some(key),
+            ciphers: Mutex::new(Vec::new()),
+        })
+    }
+
+    /// Verify that a seal row is this object's, with its size and request, without asking for its key. `Erased` for one whose keys
+    /// were destroyed.
+    pub(super) fn verify_place(
+        &self,
+        row: &SealRow,
+        size: u64,
+        request: Option<&Request>,
+    ) -> Result<(), BucketError> {
+        let expect = place_tag(&self.place_key, row, size, request);
+        if !mac::verify(&self.place_key, &[&expect], &mac::tag(&self.place_key, &[&row.place_tag])) {
+            let why = "its size, method, key or place was altered";
+            log::error!("object {}: {why}", row.ino);
+            return Err(BucketError::Damaged { object: row.ino, from: 0, to: size, why });
+        }
+        if row.method == METHOD_ERASED {
+            return Err(BucketError::Erased(row.origin.clone()));
+        }
+        Ok(())
     }
 
     /// Verify a seal row and unwrap its keys. `size` is the inode's; `request` the one in force.
@@ -242,10 +307,7 @@ impl Bucket {
             log::error!("object {}: {why}", row.ino);
             BucketError::Damaged { object: row.ino, from: 0, to: size, why }
         };
-        let expect = place_tag(&self.place_key, row, size, request);
-        if !mac::verify(&self.place_key, &[&expect], &mac::tag(&self.place_key, &[&row.place_tag])) {
-            return Err(damaged("its size, method, key or place was altered"));
-        }
+        self.verify_place(row, size, request)?;
         let (Some(method), Some(cipher)) = (method_of(row.method), cipher_of(row.cipher)) else {
             return Err(damaged("its method is unknown"));
         };
@@ -281,6 +343,7 @@ impl Bucket {
             wrapped: row.wrapped.clone(),
             origin: row.origin.clone(),
             chunk_bytes: row.chunk_bytes,
+            made: row.made,
             map_key,
             data_key,
             ciphers: Mutex::new(Vec::new()),

@@ -75,7 +75,7 @@ impl Bucket {
                 let freed = if st.is_file() { self.free_some(st) } else { Ok(true) };
                 let whole = match freed {
                     Ok(whole) => whole,
-                    Err(e @ (BucketError::Damaged { .. } | BucketError::Key(_))) => {
+                    Err(e @ (BucketError::Damaged { .. } | BucketError::Key(_) | BucketError::Erased(_))) => {
                         log::warn!(
                             "object {}: deleted although {e}; its space in the log is not given back",
                             inode.ino

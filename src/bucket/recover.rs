@@ -270,7 +270,7 @@ mod tests {
             let keys = Arc::new(Keyring::open_or_create(&config, RootSource::in_config(&config)).unwrap().0);
             let id: StoreId = keys.open_store(&store, true).unwrap();
             let dialect = crate::rule::Dialect::Native;
-            let o = CreateOptions { dialect, rule: None, owner_uid: 0, chunk_bytes: 16384 };
+            let o = CreateOptions { dialect, rule: None, owner_uid: 0, chunk_bytes: 16384, require_encryption: false };
             Bucket::create(&store, id, &name, &keys, &o).unwrap();
             let o = OpenOptions { commit_interval: Duration::from_secs(3600), ..OpenOptions::default() };
             let bucket = Bucket::open(&store, id, &name, &keys, &o).unwrap();

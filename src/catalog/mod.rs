@@ -4,6 +4,7 @@
 
 mod connect;
 mod inodes;
+mod jobs;
 mod names;
 mod objects;
 mod patch;
@@ -13,6 +14,7 @@ mod settings;
 
 pub use connect::{Catalog, Tx};
 pub use inodes::{FLAG_REQUEST, FLAG_XATTR, InodeRow};
+pub use jobs::{EraseRow, JobRow, ObjectRow};
 pub use names::Dirent;
 pub use objects::SealRow;
 pub use reader::{Reader, Snapshot};

@@ -19,6 +19,8 @@ pub struct SealRow {
     /// Where the method came from: `request`, `directory PATH`, `bucket` or `none`. For people; nothing is decided by it.
     pub origin: String,
     pub chunk_bytes: u32,
+    /// The commit that was next when the PUT was made.
+    pub made: u64,
     pub height: u8,
     pub map: Vec<u8>,
     /// Under the object's own K_map: what content it has.
@@ -30,7 +32,7 @@ pub struct SealRow {
 impl Reader {
     pub fn seal(&self, ino: u64) -> Result<Option<SealRow>, CatalogError> {
         let mut s = self.0.prepare_cached(
-            "SELECT seal_id, method, cipher, kek, key_id, wrapped, origin, chunk_bytes, height, map, tag, place_tag FROM seal WHERE ino = ?1",
+            "SELECT seal_id, method, cipher, kek, key_id, wrapped, origin, chunk_bytes, height, map, tag, place_tag, made FROM seal WHERE ino = ?1",
         )?;
         let found = s
             .query_row([ino as i64], |r| {
@@ -51,6 +53,7 @@ impl Reader {
                         wrapped: r.get(5)?,
                         origin: r.get(6)?,
                         chunk_bytes: r.get(7)?,
+                        made: r.get::<_, i64>(12)? as u64,
                         height: r.get(8)?,
                         map: r.get(9)?,
                         tag: [0; 32],
@@ -116,6 +119,7 @@ impl Tx<'_> {
                 &s.map,
                 &&s.tag[..],
                 &&s.place_tag[..],
+                &(s.made as i64),
             ],
             10,
             (s.ino as i64, &s.map),

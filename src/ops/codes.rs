@@ -84,7 +84,7 @@ fn of_bucket(e: &BucketError) -> ErrorCode {
         BucketError::NoSpace => ErrorCode::Full,
         BucketError::Rule(e) => of_rule(e),
         BucketError::Key(e) => of_key(e),
-        BucketError::UnknownToKeyring(_) => ErrorCode::Key,
+        BucketError::UnknownToKeyring(_) | BucketError::Erased(_) => ErrorCode::Key,
         BucketError::Damaged { .. } | BucketError::Altered { .. } => ErrorCode::Damage,
         BucketError::Unsupported(_) | BucketError::BucketNotEmpty(_) => ErrorCode::Refused,
         BucketError::NameTooLong
@@ -97,6 +97,7 @@ fn of_bucket(e: &BucketError) -> ErrorCode {
         BucketError::Catalog(e) => of_catalog(e),
         BucketError::Log(e) => of_log(e),
         BucketError::Io { source, .. } => ErrorCode::of_io(source),
+        BucketError::Stopped => ErrorCode::Incomplete,
         BucketError::Failed(_) | BucketError::Crypto(_) => ErrorCode::General,
     }
 }

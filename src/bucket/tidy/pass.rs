@@ -159,7 +159,7 @@ impl Bucket {
     }
 
     /// Have the open segment end, and know it closed.
-    fn end_segment(&self) -> Result<(), BucketError> {
+    pub(in crate::bucket) fn end_segment(&self) -> Result<(), BucketError> {
         self.tidy.end_segment.store(true, Ordering::Release);
         self.commit_for_sure()?;
         // The first commit ends it; that it was closed when an epoch froze is known after the second.
@@ -180,7 +180,7 @@ impl Bucket {
             let Some((ino, leaf)) = self.tidy.take_note() else { break };
             match self.merge_leaf(ino, leaf) {
                 Ok(n) => written = n,
-                Err(e @ (BucketError::Damaged { .. } | BucketError::Key(_) | BucketError::NotFound(_))) => {
+                Err(e @ (BucketError::Damaged { .. } | BucketError::Key(_) | BucketError::Erased(_) | BucketError::NotFound(_))) => {
                     log::debug!("object {ino} is not merged: {e}");
                     written = 0;
                 }
