@@ -308,6 +308,7 @@ impl Bucket {
                 tx.give_back_pages(PAGES_AT_ONCE)?;
             }
             tx.commit()?;
+            self.erasing.scrub(&tx)?;
             if shrink {
                 tx.truncate_wal()?;
             }

@@ -355,6 +355,7 @@ impl Bucket {
             Ok(Outcome::Done(bytes)) => {
                 run.report.objects += 1;
                 run.report.bytes += bytes;
+                self.tell_sealed_anew(ino, false);
             }
             Ok(Outcome::Already) => run.report.already += 1,
             Ok(Outcome::Gone) => {}

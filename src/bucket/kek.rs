@@ -103,13 +103,13 @@ impl Bucket {
         for row in rows {
             report.keks += 1;
             let key = KeyId(row.key_id.clone());
-            let new = self.keys()?.newest_version(&key).and_then(|newest| {
-                let same = newest == row.key_version;
-                let new = match same {
-                    true => None,
-                    false => Some(self.keys()?.rewrap_kek(&key, row.key_version, &self.id, KekId(row.id), &row.wrapped)?),
-                };
-                Ok((newest, new))
+            let keys = self.keys()?;
+            let new = keys.newest_version(&key).and_then(|newest| {
+                if newest == row.key_version {
+                    return Ok((newest, None));
+                }
+                let new = keys.rewrap_kek(&key, row.key_version, &self.id, KekId(row.id), &row.wrapped)?;
+                Ok((newest, Some(new)))
             });
             let new = match new {
                 Ok((newest, new)) => {

@@ -98,6 +98,7 @@ impl Bucket {
                 grants: BTreeSet::new(),
                 dir_rules: HashMap::new(),
                 require_encryption: o.require_encryption,
+                erased: false,
                 jobs: BTreeMap::new(),
             };
             let counters = Counters { commit: 1, next_ino: ROOT + 1, next_node: 1, next_segment: 1, next_kek: 1 };

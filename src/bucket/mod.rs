@@ -7,7 +7,7 @@ mod compact;
 mod convert;
 mod coverage;
 mod encryption;
-//mod erase;
+mod erase;
 mod error;
 mod gate;
 mod inode;
@@ -30,7 +30,7 @@ mod read;
 mod reap;
 mod reclaim;
 mod recover;
-//mod redact;
+mod redact;
 mod renew;
 mod replay;
 mod require;
@@ -54,7 +54,7 @@ use parking_lot::{Condvar, Mutex, RwLock};
 pub use crate::catalog::{Dirent, InodeRow as Attr};
 pub use coverage::{Coverage, Listed};
 pub use encryption::{BucketInfo, ObjectInfo, ObjectState};
-//pub use erase::Receipt;
+pub use erase::Receipt;
 pub use error::{BucketError, Holder};
 pub use job::{Ask, JobReport};
 pub(crate) use inspect::{Inspection, Seen};
@@ -148,8 +148,7 @@ pub struct Bucket {
     kek_making: Mutex<()>,
     /// Held by whoever works over many objects.
     job: Mutex<()>,
-    /// Keys are being destroyed: a segment is overwritten before it is removed.
-    erasing: AtomicBool,
+    erasing: erase::Erasing,
     unwrapped: Mutex<HashMap<KekId, Arc<Kek>>>,
     resolved: Mutex<HashMap<Rule, Resolved>>,
     rule_generation: AtomicU64,

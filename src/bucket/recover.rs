@@ -37,6 +37,7 @@ pub fn segments(
     name: &BucketName,
     commit: u64,
     rows: Vec<SegmentRow>,
+    burn: bool,
 ) -> Result<(BTreeMap<u32, SegmentRow>, u32), BucketError> {
     let found: BTreeMap<u32, u64> = files.list()?.into_iter().collect();
     let mut rows: BTreeMap<u32, SegmentRow> = rows.into_iter().map(|r| (r.id, r)).collect();
@@ -97,6 +98,10 @@ pub fn segments(
         }
     }
     for (id, keep) in unknown {
+        if burn {
+            let (from, len) = (keep.unwrap_or(0), files.len(id)?);
+            files.wipe(id, from, len.saturating_sub(from))?;
+        }
         match keep {
             Some(bytes) => files.truncate(id, bytes)?,
             None => files.remove(id)?,

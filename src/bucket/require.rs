@@ -1,7 +1,7 @@
 //! A bucket that refuses plain objects (SEMANTICS 76): where such a PUT is refused, and what may not take the encryption away
 //! from what is written later.
 
-use super::{Bucket, BucketError, ROOT};
+use super::{Bucket, BucketError};
 use crate::rule::Rule;
 
 /// Plain objects named in a refusal at most.
@@ -96,21 +96,5 @@ impl Bucket {
             self.name,
             names.join(", ")
         )))
-    }
-
-    /// The directory a job works below, by its number.
-    pub(super) fn is_below(&self, ino: u64, dir: u64) -> bool {
-        let mut at = ino;
-        for _ in 0..4096 {
-            if at == dir {
-                return true;
-            }
-            if at == ROOT || at == 0 {
-                break;
-            }
-            let Ok(inode) = self.inode(at) else { break };
-            at = inode.state.lock().row.parent;
-        }
-        false
     }
 }

@@ -28,6 +28,8 @@ pub struct Settings {
     pub dir_rules: HashMap<u64, Rule>,
     /// Plain objects are refused (SEMANTICS 76).
     pub require_encryption: bool,
+    /// There are objects whose keys were destroyed, or were once.
+    pub erased: bool,
     /// Work that is not done; how far it is, is not authenticated.
     pub jobs: BTreeMap<u64, JobRow>,
 }
@@ -65,6 +67,9 @@ fn rows(s: &Settings, c: &Counters) -> BTreeMap<&'static str, Vec<u8>> {
     }
     if s.require_encryption {
         m.insert("require_encryption", b"1".to_vec());
+    }
+    if s.erased {
+        m.insert("erased", b"1".to_vec());
     }
     m.insert("commit", c.commit.to_string().into());
     m.insert("next_ino", c.next_ino.to_string().into());
@@ -162,6 +167,7 @@ pub fn load(tx: &Tx, key: Option<&MacKey>, name: &BucketName) -> Result<Stored, 
             grants: BTreeSet::new(),
             dir_rules: HashMap::new(),
             require_encryption: found.contains_key("require_encryption"),
+            erased: found.contains_key("erased"),
             jobs: BTreeMap::new(),
         })
     })()

@@ -30,9 +30,8 @@ pub struct JobRow {
 pub struct EraseRow {
     pub ino: u64,
     pub seal: SealId,
-    /// The log up to here may hold its keys.
+    /// The last segment that may hold its keys; 0 where that was not written down yet.
     pub segment: u32,
-    pub position: u32,
 }
 
 /// An object with its seal, but for the map.
@@ -148,7 +147,7 @@ impl Reader {
     }
 
     pub fn erases(&self) -> Result<Vec<EraseRow>, CatalogError> {
-        let mut s = self.0.prepare("SELECT ino, seal_id, segment, position FROM erase ORDER BY ino")?;
+        let mut s = self.0.prepare("SELECT ino, seal_id, segment FROM erase ORDER BY ino")?;
         let mut rows = s.query([])?;
         let mut out = Vec::new();
         while let Some(r) = rows.next()? {
@@ -159,7 +158,7 @@ impl Reader {
                 key: ino,
                 why: "its seal id is not 16 bytes",
             })?;
-            out.push(EraseRow { ino: ino as u64, seal, segment: r.get(2)?, position: r.get(3)? });
+            out.push(EraseRow { ino: ino as u64, seal, segment: r.get(2)? });
         }
         Ok(out)
     }
@@ -230,8 +229,8 @@ impl Tx<'_> {
 
     pub fn put_erase(&self, e: &EraseRow) -> Result<(), CatalogError> {
         self.write_unrecorded(
-            "INSERT OR REPLACE INTO erase VALUES (?1, ?2, ?3, ?4)",
-            params![e.ino as i64, &e.seal.0[..], e.segment, e.position],
+            "INSERT OR REPLACE INTO erase VALUES (?1, ?2, ?3)",
+            params![e.ino as i64, &e.seal.0[..], e.segment],
         )?;
         Ok(())
     }
@@ -241,6 +240,12 @@ impl Tx<'_> {
         for ino in inos {
             self.write_unrecorded("DELETE FROM erase WHERE ino = ?1", [*ino as i64])?;
         }
+        Ok(())
+    }
+
+    /// Up to where the keys of what has no such place yet are looked for.
+    pub fn bound_erases(&self, segment: u32) -> Result<(), CatalogError> {
+        self.write_unrecorded("UPDATE erase SET segment = ?1 WHERE segment = 0", [segment])?;
         Ok(())
     }
 

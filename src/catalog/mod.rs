@@ -18,7 +18,7 @@ pub use jobs::{EraseRow, JobRow, ObjectRow};
 pub use names::Dirent;
 pub use objects::SealRow;
 pub use reader::{Reader, Snapshot};
-pub use redo::Redo;
+pub use redo::{Redo, wrapped_keys};
 pub use settings::{KekRow, SegmentRow};
 
 use std::path::PathBuf;

@@ -45,10 +45,10 @@ CREATE TABLE wipe (segment INTEGER NOT NULL, position INTEGER NOT NULL, bytes IN
 CREATE TABLE job (
   id INTEGER PRIMARY KEY, kind TEXT NOT NULL, dir INTEGER NOT NULL, rule TEXT NOT NULL, new_keys INTEGER NOT NULL,
   start INTEGER NOT NULL, created INTEGER NOT NULL, done_objects INTEGER NOT NULL, done_bytes INTEGER NOT NULL) STRICT;
--- Objects whose keys were destroyed, until the log holds no copy of them: their wrapped keys are looked for in what was written
--- up to this place.
+-- Objects whose keys were destroyed, until the log holds no copy of them: their wrapped keys are looked for in the segments
+-- up to this one (0: up to the last one of that opening).
 CREATE TABLE erase (
-  ino INTEGER PRIMARY KEY, seal_id BLOB NOT NULL, segment INTEGER NOT NULL, position INTEGER NOT NULL) STRICT;
+  ino INTEGER PRIMARY KEY, seal_id BLOB NOT NULL, segment INTEGER NOT NULL) STRICT;
 -- Bytes of the log that are being overwritten; written before the first of them is, removed after the last is on disk.
 CREATE TABLE redact (
   segment INTEGER NOT NULL, position INTEGER NOT NULL, bytes BLOB NOT NULL, PRIMARY KEY (segment, position)) STRICT, WITHOUT ROWID;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde_json::Value;
 
 use super::object::find_together;
-use super::place::{self, Place, bucket_exists, no_such_bucket};
+use super::place::{Place, bucket_exists, no_such_bucket};
 use super::print::{self, Bar};
 use crate::bucket::Bucket;
 use crate::ops::{Command, ErrorCode, OpError};

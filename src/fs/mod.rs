@@ -273,6 +273,9 @@ impl Fs {
             });
             killed = emptied.inspect_err(|_| self.bucket.closed(ino))?;
         }
+        if flags & libc::O_TRUNC == 0 {
+            self.bucket.not_erased(ino).inspect_err(|_| self.bucket.closed(ino))?;
+        }
         let file = OpenFile { ino, direct, since: self.failures.now(), caps_cleared: AtomicU64::new(0) };
         Ok((self.files.insert(file), killed))
     }

@@ -10,7 +10,7 @@ mod segment;
 mod writer;
 
 pub use files::SegmentFiles;
-pub use record::pack_puts;
+pub use record::{KeyPlace, key_places, pack_puts};
 pub use record::{CommitRecord, IndexEntry, IntentRecord, KekRecord, PutRecord, Record};
 pub use scan::{Flush, flushes_backwards, read_header, scan_flushes};
 pub use segment::{Footer, HEADER_BYTES, SegmentHeader};

@@ -10,7 +10,8 @@ use super::{OpError, Progress};
 use crate::crypto::aead::{ChunkAad, ChunkCipher};
 use crate::crypto::secret::{BucketKey, DataKey, Kek, MasterKey, fill_random};
 use crate::crypto::wrap::{self, KekCtx};
-use crate::crypto::{derive, sm4};
+use crate::crypto::derive;
+use crate::crypto::sm4::Sm4Gcm;
 use crate::types::{BucketId, FRAME_OVERHEAD, KekId, KeyId, OpenId, SealId};
 
 /// Sizes of a chunk that are measured, bytes.
@@ -83,7 +84,7 @@ pub fn measure(progress: &dyn Progress) -> Result<Speed, OpError> {
     let bucket = BucketKey::random().map_err(failed)?;
     let ciphers = [
         ("AES-256-GCM", "aws-lc".to_owned(), ChunkCipher::sealed(&derive::chunk_key(&data, &open, 0))),
-        ("SM4-GCM", sm4::library(), ChunkCipher::sm4(&derive::sm4_chunk_key(&short, &open, 0))),
+        ("SM4-GCM", Sm4Gcm::library(), ChunkCipher::sm4(&derive::sm4_chunk_key(&short, &open, 0))),
         ("plain (GMAC)", "aws-lc".to_owned(), ChunkCipher::plain(&derive::plain_chunk_key(&bucket, &open, 0))),
     ];
     progress.stage("measuring", Some((ciphers.len() * SIZES.len() * 2 + 2) as u64));

@@ -131,7 +131,7 @@ impl Bucket {
     }
 
     /// Commit, although nothing may have changed.
-    fn commit_for_sure(&self) -> Result<(), BucketError> {
+    pub(in crate::bucket) fn commit_for_sure(&self) -> Result<(), BucketError> {
         self.tidy.commit_wanted.store(true, Ordering::Release);
         self.commit()
     }
