@@ -45,7 +45,8 @@ impl Harmed {
             // A bucket without a rule keeps plain content.
             rule: (rule != "none").then(|| rule.parse().unwrap()),
             owner_uid: 0,
-            chunk_bytes: 16384, require_encryption: false,
+            chunk_bytes: 16384,
+            require_encryption: false,
         };
         Bucket::create(&store, id, &name, &keys, &o).unwrap();
         let mut h = Harmed { dir, keys, id, name, small: 0, large: 0, sub: 0, link: 0 };

@@ -134,7 +134,8 @@ impl Rules<'_> {
             return None;
         }
         let bucket = self.bucket;
-        let wanted = self.keys.entry(want.rule.clone()).or_insert_with(|| bucket.resolve_rule(&want.rule).ok().map(|r| r.key));
+        let wanted =
+            self.keys.entry(want.rule.clone()).or_insert_with(|| bucket.resolve_rule(&want.rule).ok().map(|r| r.key));
         let same = method == method_code(want.rule.method())
             && cipher == cipher_code(want.rule.cipher())
             && wanted.as_ref().is_none_or(|k| k.0 == key);
@@ -309,7 +310,11 @@ impl Bucket {
                 }
             }
             // A link that outlived the name it was made under.
-            out.extend(here.into_iter().map(|((_, ino), why)| NamedObject { path: format!("inode {ino}"), object: ino, why }));
+            out.extend(here.into_iter().map(|((_, ino), why)| NamedObject {
+                path: format!("inode {ino}"),
+                object: ino,
+                why,
+            }));
         }
         out.sort_by(|a, b| a.path.cmp(&b.path));
         Ok(out)

@@ -43,6 +43,8 @@ pub struct BucketInfo {
     pub segments: u64,
     pub commit_number: u64,
     pub key_service_calls: u64,
+    /// Work that was stopped and is to be gone on with: `convert`, `renew`, `erase`.
+    pub unfinished: Vec<String>,
 }
 
 /// What `ssefs object show` prints.
@@ -304,7 +306,12 @@ impl Bucket {
             .iter()
             .map(|(ino, r)| (self.path_of(*ino).map(|p| p.display().to_string()).unwrap_or_default(), r.to_string()))
             .collect();
+        let mut unfinished: Vec<String> = s.jobs.values().map(|j| j.kind.clone()).collect();
+        if self.erase_is_unfinished().unwrap_or(false) {
+            unfinished.push("erase".into());
+        }
         BucketInfo {
+            unfinished,
             name: s.name.to_string(),
             id: s.id.to_string(),
             dialect: s.dialect,

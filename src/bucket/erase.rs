@@ -410,14 +410,20 @@ impl Bucket {
         self.commit_for_sure()?;
         (ask.stage)("scrubbing the catalog", None);
         if !self.scrub_catalog(&hunt)? {
-            missing.push("the catalog's -wal file: somebody reads from it (a check, a report); try again when that is done".into());
+            missing.push(
+                "the catalog's -wal file: somebody reads from it (a check, a report); try again when that is done"
+                    .into(),
+            );
         }
         if self.redact(&mut hunt, bound)? > 0 {
             missing.push("the log held keys that were written meanwhile".into());
         }
         missing.extend(hunt.unreadable.iter().map(|e| format!("records that cannot be read: {e}")));
         r.destroyed = vec![
-            format!("wrapped data keys of {} objects in the catalog, its free pages and its -wal file", r.objects_erased),
+            format!(
+                "wrapped data keys of {} objects in the catalog, its free pages and its -wal file",
+                r.objects_erased
+            ),
             format!("{segments} copies of them in the records of {} segments of the log", hunt.segments),
         ];
         r.verified = vec![
@@ -438,7 +444,13 @@ impl Bucket {
         }
         r.complete = missing.is_empty() && r.left.is_empty();
         r.date = utc(now_s());
-        log::info!("bucket {}: receipt {}: {} objects erased, complete: {}", self.name, r.receipt, r.objects_erased, r.complete);
+        log::info!(
+            "bucket {}: receipt {}: {} objects erased, complete: {}",
+            self.name,
+            r.receipt,
+            r.objects_erased,
+            r.complete
+        );
         Ok(r)
     }
 

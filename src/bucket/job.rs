@@ -116,7 +116,9 @@ impl Bucket {
         self.may_rule(uid)?;
         if let Some(r) = &rule {
             if *r == Rule::None {
-                return Err(BucketError::Denied("a conversion makes nothing plain: copy the file to where no rule stands".into()));
+                return Err(BucketError::Denied(
+                    "a conversion makes nothing plain: copy the file to where no rule stands".into(),
+                ));
             }
             self.dialect().check_rule(r, Place::Directory)?;
             self.resolve_rule(r)?;

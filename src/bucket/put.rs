@@ -278,12 +278,7 @@ impl Bucket {
 
     /// Verify that a seal row is this object's, with its size and request, without asking for its key. `Erased` for one whose keys
     /// were destroyed.
-    pub(super) fn verify_place(
-        &self,
-        row: &SealRow,
-        size: u64,
-        request: Option<&Request>,
-    ) -> Result<(), BucketError> {
+    pub(super) fn verify_place(&self, row: &SealRow, size: u64, request: Option<&Request>) -> Result<(), BucketError> {
         let expect = place_tag(&self.place_key, row, size, request);
         if !mac::verify(&self.place_key, &[&expect], &mac::tag(&self.place_key, &[&row.place_tag])) {
             let why = "its size, method, key or place was altered";

@@ -297,7 +297,8 @@ pub(super) mod tests {
             dialect: crate::rule::Dialect::Native,
             rule: Some("AES256".parse().unwrap()),
             owner_uid: 0,
-            chunk_bytes: 16384, require_encryption: false,
+            chunk_bytes: 16384,
+            require_encryption: false,
         };
         Bucket::create(&store, id, &name, &keys, &o).unwrap();
         Bucket::open(&store, id, &name, &keys, &OpenOptions::default()).unwrap()

@@ -405,7 +405,10 @@ impl Tx<'_> {
             self.conn.0.execute_batch("VACUUM")?;
         }
         let checkpoint = |how: &str| {
-            self.conn.0.query_row(&format!("PRAGMA wal_checkpoint({how})"), [], |r| r.get::<_, i64>(0)).map(|busy| busy == 0)
+            self.conn
+                .0
+                .query_row(&format!("PRAGMA wal_checkpoint({how})"), [], |r| r.get::<_, i64>(0))
+                .map(|busy| busy == 0)
         };
         let clean = |r: Result<bool, rusqlite::Error>| match r {
             Err(e) if e.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy) => Ok(false),

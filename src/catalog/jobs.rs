@@ -42,7 +42,8 @@ pub struct ObjectRow {
 }
 
 /// Seals whose PUT was made up to a commit, and whose files have a name.
-const OLD_SEALS: &str = "FROM seal s JOIN inode i ON i.ino = s.ino WHERE s.made <= ?1 AND i.nlink > 0 AND s.method <> 4";
+const OLD_SEALS: &str =
+    "FROM seal s JOIN inode i ON i.ino = s.ino WHERE s.made <= ?1 AND i.nlink > 0 AND s.method <> 4";
 
 impl Reader {
     pub fn jobs(&self) -> Result<Vec<JobRow>, CatalogError> {
@@ -165,7 +166,9 @@ impl Reader {
 
     /// Whether other rows than that of `ino` have the keys of this seal: content that was let go of and waits for being freed.
     pub fn seal_elsewhere(&self, seal: &SealId, ino: u64) -> Result<bool, CatalogError> {
-        let mut s = self.0.prepare_cached("SELECT 1 FROM orphan o JOIN seal s ON s.ino = o.ino WHERE s.seal_id = ?1 AND s.ino <> ?2")?;
+        let mut s = self.0.prepare_cached(
+            "SELECT 1 FROM orphan o JOIN seal s ON s.ino = o.ino WHERE s.seal_id = ?1 AND s.ino <> ?2",
+        )?;
         Ok(s.exists(params![&seal.0[..], ino as i64])?)
     }
 

@@ -327,8 +327,10 @@ pub enum ObjectCmd {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Exit status 0 when every object with content is encrypted as the rules want it now, 13 when not.\n\
-    Plain objects count as under the rule only where a directory's rule is none.")]
+#[command(
+    after_help = "Exit status 0 when every object with content is encrypted as the rules want it now, 13 when not.\n\
+    Plain objects count as under the rule only where a directory's rule is none."
+)]
 pub struct CoverageArgs {
     pub bucket: BucketName,
     /// Name the plain objects

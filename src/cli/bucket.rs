@@ -22,7 +22,9 @@ pub fn run(place: &Place, command: &BucketCmd) -> Result<(), OpError> {
             }
             Bucket::create(&store.path, store.id, bucket, &store.keys, &options)?;
             if options.rule.is_none() && options.require_encryption {
-                print::note(&format!("bucket {bucket} has no rule: only files with a request of their own can be written there"));
+                print::note(&format!(
+                    "bucket {bucket} has no rule: only files with a request of their own can be written there"
+                ));
             } else if options.rule.is_none() {
                 print::note(&format!("bucket {bucket} has no rule: what is written there is not encrypted"));
             }

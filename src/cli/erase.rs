@@ -40,11 +40,17 @@ pub fn run(
         }
     };
     drop(bar);
-    if as_json { print::json(&receipt)? } else { print::answer(&text(&receipt))? };
+    if as_json {
+        print::json(&receipt)?
+    } else {
+        print::answer(&text(&receipt))?
+    };
     match receipt["complete"] == Value::Bool(true) {
         true => Ok(()),
-        false => Err(OpError::new(ErrorCode::Incomplete, "the erasure is not complete; the receipt says what is missing")
-            .hint("go on with: ssefs object erase --resume BUCKET:")),
+        false => {
+            Err(OpError::new(ErrorCode::Incomplete, "the erasure is not complete; the receipt says what is missing")
+                .hint("go on with: ssefs object erase --resume BUCKET:"))
+        }
     }
 }
 
@@ -56,7 +62,13 @@ fn text(r: &Value) -> String {
         line(&name.replace('_', " "), print::cell(&r[name]));
     }
     line("complete", if r["complete"] == Value::Bool(true) { "yes".into() } else { "NO".into() });
-    for (name, key) in [("object", "objects"), ("left", "left"), ("destroyed", "destroyed"), ("verified", "verified"), ("not reached", "not_reached")] {
+    for (name, key) in [
+        ("object", "objects"),
+        ("left", "left"),
+        ("destroyed", "destroyed"),
+        ("verified", "verified"),
+        ("not reached", "not_reached"),
+    ] {
         for v in r[key].as_array().into_iter().flatten() {
             let words = match v.as_object() {
                 None => print::cell(v),

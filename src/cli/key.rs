@@ -46,11 +46,19 @@ pub fn run(place: &Place, command: &KeyCmd) -> Result<(), OpError> {
                 }
             }
             drop(bar);
-            if output.json { print::json(&report)? } else { print::fields(&report)? };
-            let left = report["left"].as_array().map_or(0, Vec::len) as u64 + report["left_objects"].as_u64().unwrap_or(0);
+            if output.json {
+                print::json(&report)?
+            } else {
+                print::fields(&report)?
+            };
+            let left =
+                report["left"].as_array().map_or(0, Vec::len) as u64 + report["left_objects"].as_u64().unwrap_or(0);
             if left > 0 || report["finished"] == json!(false) {
-                return Err(OpError::new(ErrorCode::Incomplete, format!("not all keys of bucket {bucket} are wrapped anew"))
-                    .hint("the log and --json say which; the same command goes on"));
+                return Err(OpError::new(
+                    ErrorCode::Incomplete,
+                    format!("not all keys of bucket {bucket} are wrapped anew"),
+                )
+                .hint("the log and --json say which; the same command goes on"));
             }
             Ok(())
         }

@@ -243,7 +243,13 @@ fn create_bucket(store: &OpenStore, plan: &Plan) -> Result<(), OpError> {
 pub fn create_options(new: &NewBucket) -> Result<CreateOptions, OpError> {
     let dialect = new.dialect.unwrap_or_default();
     let rule = new.rule.as_deref().map(|text| ops::parse_rule(text, dialect, false)).transpose()?;
-    Ok(CreateOptions { dialect, rule, owner_uid: effective_uid(), chunk_bytes: new.chunk_bytes(), require_encryption: new.require_encryption })
+    Ok(CreateOptions {
+        dialect,
+        rule,
+        owner_uid: effective_uid(),
+        chunk_bytes: new.chunk_bytes(),
+        require_encryption: new.require_encryption,
+    })
 }
 
 /// Ends the mount on the first signal, and the process if open files keep the mount alive too long.

@@ -173,9 +173,16 @@ pub fn pack_puts(out: &mut Vec<u8>, commit: u64, keks: &[KekRecord], puts: &[Put
 
 /// Where records hold wrapped data keys.
 pub enum KeyPlace {
-    Put { seal: SealId, object: u64, at: std::ops::Range<usize> },
+    Put {
+        seal: SealId,
+        object: u64,
+        at: std::ops::Range<usize>,
+    },
     /// The changes of an intent, which may hold some.
-    Intent { at: std::ops::Range<usize>, changes: u32 },
+    Intent {
+        at: std::ops::Range<usize>,
+        changes: u32,
+    },
 }
 
 /// Every place in the records of a flush that may hold wrapped data keys; None if they do not parse.

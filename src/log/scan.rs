@@ -137,5 +137,12 @@ fn flush_ending(
     let Some(records) = parse_records(&records, f.records) else {
         return Err(LogError::Damaged { path: files.path(id), why: "a flush holds records this ssefs does not know" });
     };
-    Ok(Some(Flush { start: f.start as u64, end, records, records_bytes: f.records_bytes, frames_end: f.records_at as u64, check: f.check }))
+    Ok(Some(Flush {
+        start: f.start as u64,
+        end,
+        records,
+        records_bytes: f.records_bytes,
+        frames_end: f.records_at as u64,
+        check: f.check,
+    }))
 }

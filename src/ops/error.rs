@@ -49,7 +49,11 @@ pub const EXIT_CODES: [(u8, ErrorCode, &str); 13] = [
     (10, ErrorCode::Full, "the disk is full"),
     (11, ErrorCode::Newer, "the store was written by a newer ssefs"),
     (12, ErrorCode::Exists, "it exists already"),
-    (13, ErrorCode::Incomplete, "not everything is under the rule, or not everything could be done: what is not is named"),
+    (
+        13,
+        ErrorCode::Incomplete,
+        "not everything is under the rule, or not everything could be done: what is not is named",
+    ),
 ];
 
 impl ErrorCode {

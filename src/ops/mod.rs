@@ -78,7 +78,15 @@ pub enum Command {
 impl Command {
     /// True when a bucket opened for reading is enough.
     pub fn only_reads(&self) -> bool {
-        matches!(self, Command::Info | Command::RuleGet { .. } | Command::ObjectShow { .. } | Command::Check { .. } | Command::Coverage { .. } | Command::ConvertStatus)
+        matches!(
+            self,
+            Command::Info
+                | Command::RuleGet { .. }
+                | Command::ObjectShow { .. }
+                | Command::Check { .. }
+                | Command::Coverage { .. }
+                | Command::ConvertStatus
+        )
     }
 }
 
@@ -223,7 +231,11 @@ mod tests {
             Command::ObjectShow { path: WirePath::from(std::path::PathBuf::from("x")) },
             Command::Rewrap,
             Command::Coverage { list: Some(Listed::Plain), most: 5 },
-            Command::Convert { path: WirePath::from(std::path::PathBuf::new()), rule: Some("KMS".into()), new_keys: true },
+            Command::Convert {
+                path: WirePath::from(std::path::PathBuf::new()),
+                rule: Some("KMS".into()),
+                new_keys: true,
+            },
             Command::Erase { paths: vec![WirePath::from(std::path::PathBuf::from("x"))], recursive: false },
             Command::Check { read_data: true },
             Command::Commit,

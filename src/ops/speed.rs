@@ -8,10 +8,10 @@ use serde::Serialize;
 
 use super::{OpError, Progress};
 use crate::crypto::aead::{ChunkAad, ChunkCipher};
-use crate::crypto::secret::{BucketKey, DataKey, Kek, MasterKey, fill_random};
-use crate::crypto::wrap::{self, KekCtx};
 use crate::crypto::derive;
+use crate::crypto::secret::{BucketKey, DataKey, Kek, MasterKey, fill_random};
 use crate::crypto::sm4::Sm4Gcm;
+use crate::crypto::wrap::{self, KekCtx};
 use crate::types::{BucketId, FRAME_OVERHEAD, KekId, KeyId, OpenId, SealId};
 
 /// Sizes of a chunk that are measured, bytes.

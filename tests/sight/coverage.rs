@@ -22,10 +22,17 @@ fn r74_coverage_counts_objects_and_bytes_by_method_key_and_version() {
     let live = coverage(&m, 13);
     assert_eq!(live["plain_objects"], 1, "{live}");
     assert_eq!(live["plain_bytes"], 5000);
-    assert_eq!((&live["objects"], &live["empty_objects"], &live["bytes"]), (&6.into(), &1.into(), &36_000.into()), "{live}");
+    assert_eq!(
+        (&live["objects"], &live["empty_objects"], &live["bytes"]),
+        (&6.into(), &1.into(), &36_000.into()),
+        "{live}"
+    );
     assert_eq!((objects(&live, "KMS"), objects(&live, "AES256"), objects(&live, "none")), (3, 1, 1), "{live}");
     let groups = live["groups"].as_array().unwrap();
-    let aes = groups.iter().find(|g| g["method"] == "KMS" && g["cipher"] == "AES256").unwrap_or_else(|| panic!("{live}"));
+    let aes = groups
+        .iter()
+        .find(|g| g["method"] == "KMS" && g["cipher"] == "AES-256-GCM")
+        .unwrap_or_else(|| panic!("{live}"));
     assert_eq!((&aes["objects"], &aes["bytes"], &aes["key_version"]), (&2.into(), &30_000.into(), &1.into()));
     assert!(aes["key"].as_str().is_some_and(|k| !k.is_empty()), "{aes}");
     assert_eq!(live["listed"].as_array().unwrap().len(), 0, "names only when asked for");
@@ -33,7 +40,9 @@ fn r74_coverage_counts_objects_and_bytes_by_method_key_and_version() {
     let key = aes["key"].as_str().unwrap();
     m.ssefs(&["key", "rotate", key]).ok();
     m.ssefs(&["key", "rewrap", BUCKET]).ok();
-    let version = |report: &serde_json::Value| report["groups"].as_array().unwrap().iter().find(|g| g["key"] == key).unwrap()["key_version"].clone();
+    let version = |report: &serde_json::Value| {
+        report["groups"].as_array().unwrap().iter().find(|g| g["key"] == key).unwrap()["key_version"].clone()
+    };
     assert_eq!(version(&coverage(&m, 13)), 2);
     m.umount();
     let unmounted = coverage(&m, 13);

@@ -28,7 +28,9 @@ fn r20_a_rewrap_on_a_live_mount_changes_no_byte_of_data_while_files_are_read_and
         s.spawn(|| {
             let mut i = 0;
             while !stop.load(Ordering::Relaxed) {
-                assert!(fs::read(m.at(format!("d{}/f{}", i % 4, i % 500))).unwrap() == content(i % 4 * 500 + i % 500, 3000));
+                assert!(
+                    fs::read(m.at(format!("d{}/f{}", i % 4, i % 500))).unwrap() == content(i % 4 * 500 + i % 500, 3000)
+                );
                 fs::write(m.at("written"), content(i, 5000)).unwrap();
                 i += 1;
             }
@@ -95,6 +97,7 @@ fn r73_keks_are_renewed_live_and_old_ones_wrap_nothing_any_more() {
         rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY,
     )
     .unwrap();
-    let old: i64 = db.query_row("SELECT count(*) FROM seal WHERE kek = ?1", [kek.as_i64().unwrap()], |r| r.get(0)).unwrap();
+    let old: i64 =
+        db.query_row("SELECT count(*) FROM seal WHERE kek = ?1", [kek.as_i64().unwrap()], |r| r.get(0)).unwrap();
     assert_eq!(old, 0);
 }

@@ -180,7 +180,12 @@ impl Bucket {
             let Some((ino, leaf)) = self.tidy.take_note() else { break };
             match self.merge_leaf(ino, leaf) {
                 Ok(n) => written = n,
-                Err(e @ (BucketError::Damaged { .. } | BucketError::Key(_) | BucketError::Erased(_) | BucketError::NotFound(_))) => {
+                Err(
+                    e @ (BucketError::Damaged { .. }
+                    | BucketError::Key(_)
+                    | BucketError::Erased(_)
+                    | BucketError::NotFound(_)),
+                ) => {
                     log::debug!("object {ino} is not merged: {e}");
                     written = 0;
                 }
