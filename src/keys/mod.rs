@@ -7,6 +7,7 @@ mod error;
 mod files;
 mod keyring;
 mod masters;
+pub mod provider;
 mod root;
 mod rows;
 mod service;
