@@ -57,6 +57,7 @@ const WANTED: [InitFlags; 11] = [
     InitFlags::FUSE_EXPLICIT_INVAL_DATA,
 ];
 
+#[derive(Clone)]
 struct Adapter {
     fs: Arc<Fs>,
     notifier: Arc<OnceLock<Notifier>>,
@@ -114,6 +115,15 @@ impl Adapter {
         }
     }
 
+    /// Run a request on a file, on a thread of its own when it may have to wait for an external key service.
+    fn perhaps_waiting(&self, what: &'static str, may_wait: bool, job: impl FnOnce(&Adapter) + Send + 'static) {
+        if !may_wait {
+            return guard(what, || job(self));
+        }
+        let adapter = self.clone();
+        self.slowly(what, move || job(&adapter));
+    }
+
     /// The kernel shows set-id bits from its cache until told. Only attributes are dropped, which waits for no page.
     fn mode_changed(&self, ino: u64) {
         if let Some(Err(e)) = self.notifier.get().map(|n| n.inval_inode(INodeNo(ino), -1, 0)) {
@@ -146,6 +156,56 @@ impl Adapter {
             Err(e) => reply.error(Errno::from_i32(fs.refused(uid, &e))),
         };
         self.fs.sync(handle, Box::new(done));
+    }
+
+    #[allow(clippy::too_many_arguments)] // they are those of FUSE_WRITE
+    fn write_now(
+        &self,
+        uid: u32,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        data: &[u8],
+        write_flags: WriteFlags,
+        flags: OpenFlags,
+        reply: ReplyWrite,
+    ) {
+        // Pages of a mapping: handle and flags are the kernel's guess, the place is right.
+        let paged = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
+        let len = data.len() as u32;
+        let written = self.fs.files.get(fh.0).and_then(|f| {
+            let w = WriteAs {
+                // Where the kernel keeps pages it has put the bytes at their place already, at the end as it knows it.
+                append: f.direct && !paged && flags.0 & libc::O_APPEND != 0,
+                kill_set_id: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
+            };
+            Ok((self.fs.write(&f, offset, data, w)?, f))
+        });
+        match written {
+            Ok((killed, file)) => {
+                if killed {
+                    self.mode_changed(ino.0);
+                }
+                // The kernel syncs for O_SYNC and O_DSYNC itself, except where it keeps no pages.
+                if file.direct && !paged && flags.0 & libc::O_DSYNC != 0 {
+                    let fs = Arc::clone(&self.fs);
+                    let done = move |result: Result<(), FsError>| match result {
+                        Ok(()) => reply.written(len),
+                        Err(e) => reply.error(Errno::from_i32(fs.refused(uid, &e))),
+                    };
+                    return self.fs.sync(Handle::File(fh.0), Box::new(done));
+                }
+                reply.written(len);
+            }
+            Err(e) => {
+                let errno = self.errno(uid, &e);
+                if paged {
+                    // The kernel forgets the pages and tells of it once, and nobody waited for this answer.
+                    self.fs.failures.note(errno.into());
+                }
+                reply.error(errno);
+            }
+        }
     }
 
     fn bytes(&self, uid: u32, value: Result<Vec<u8>, FsError>, size: u32, reply: ReplyXattr) {
@@ -217,9 +277,10 @@ impl Filesystem for Adapter {
     ) {
         let (caller, atime, mtime) = (caller(req), atime.map(nanoseconds), mtime.map(nanoseconds));
         let change = Change { mode, uid, gid, size, atime, mtime };
-        guard("setattr", || match self.fs.set_attr(caller, ino.0, &change) {
+        let waits = size.is_some() && self.fs.bucket.may_wait(ino.0, true);
+        self.perhaps_waiting("setattr", waits, move |me| match me.fs.set_attr(caller, ino.0, &change) {
             Ok(a) => reply.attr(&KEEP, &file_attr(&a)),
-            Err(e) => reply.error(self.errno(caller.uid, &e)),
+            Err(e) => reply.error(me.errno(caller.uid, &e)),
         });
     }
 
@@ -294,38 +355,38 @@ impl Filesystem for Adapter {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        guard("create", || {
-            let caller = caller(req);
-            let (answer, direct) = open_flags(flags, self.direct_rdwr);
-            let mode = mode & 0o7777 | libc::S_IFREG;
-            let opened = self.fs.make(caller, parent.0, name.as_bytes(), mode, umask, 0, None).and_then(|a| {
+        let (caller, name) = (caller(req), name.to_owned());
+        let (answer, direct) = open_flags(flags, self.direct_rdwr);
+        let mode = mode & 0o7777 | libc::S_IFREG;
+        self.perhaps_waiting("create", self.fs.bucket.making_may_wait(), move |me| {
+            let opened = me.fs.make(caller, parent.0, name.as_bytes(), mode, umask, 0, None).and_then(|a| {
                 // It is new, so there is nothing to empty.
-                let opened = self.fs.open(caller, a.ino, flags & !libc::O_TRUNC, direct);
-                let (handle, _) = opened.inspect_err(|_| self.fs.unmake(parent.0, name.as_bytes(), mode))?;
+                let opened = me.fs.open(caller, a.ino, flags & !libc::O_TRUNC, direct);
+                let (handle, _) = opened.inspect_err(|_| me.fs.unmake(parent.0, name.as_bytes(), mode))?;
                 Ok((a, handle))
             });
             match opened {
                 Ok((a, handle)) => {
-                    self.fs.bucket.remember(a.ino, 1);
+                    me.fs.bucket.remember(a.ino, 1);
                     reply.created(&KEEP, &file_attr(&a), NEVER_REUSED, FileHandle(handle), answer);
                 }
-                Err(e) => reply.error(self.errno(caller.uid, &e)),
+                Err(e) => reply.error(me.errno(caller.uid, &e)),
             }
         });
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        guard("open", || {
-            let (answer, direct) = open_flags(flags.0, self.direct_rdwr);
-            match self.fs.open(caller(req), ino.0, flags.0, direct) {
-                Ok((handle, killed)) => {
-                    if killed {
-                        self.mode_changed(ino.0);
-                    }
-                    reply.opened(FileHandle(handle), answer);
+        let caller = caller(req);
+        let (answer, direct) = open_flags(flags.0, self.direct_rdwr);
+        let waits = self.fs.bucket.may_wait(ino.0, flags.acc_mode() != OpenAccMode::O_RDONLY);
+        self.perhaps_waiting("open", waits, move |me| match me.fs.open(caller, ino.0, flags.0, direct) {
+            Ok((handle, killed)) => {
+                if killed {
+                    me.mode_changed(ino.0);
                 }
-                Err(e) => reply.error(self.errno(req.uid(), &e)),
+                reply.opened(FileHandle(handle), answer);
             }
+            Err(e) => reply.error(me.errno(caller.uid, &e)),
         });
     }
 
@@ -340,9 +401,12 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        guard("read", || match self.fs.bucket.read(ino.0, offset, size as usize) {
-            Ok(data) => reply.data(&data),
-            Err(e) => reply.error(self.errno(req.uid(), &e.into())),
+        let uid = req.uid();
+        self.perhaps_waiting("read", self.fs.bucket.may_wait(ino.0, false), move |me| {
+            match me.fs.bucket.read(ino.0, offset, size as usize) {
+                Ok(data) => reply.data(&data),
+                Err(e) => reply.error(me.errno(uid, &e.into())),
+            }
         });
     }
 
@@ -358,45 +422,12 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        guard("write", || {
-            let uid = req.uid();
-            // Pages of a mapping: handle and flags are the kernel's guess, the place is right.
-            let paged = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
-            let len = data.len() as u32;
-            let written = self.fs.files.get(fh.0).and_then(|f| {
-                let w = WriteAs {
-                    // Where the kernel keeps pages it has put the bytes at their place already, at the end as it knows it.
-                    append: f.direct && !paged && flags.0 & libc::O_APPEND != 0,
-                    kill_set_id: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
-                };
-                Ok((self.fs.write(&f, offset, data, w)?, f))
-            });
-            match written {
-                Ok((killed, file)) => {
-                    if killed {
-                        self.mode_changed(ino.0);
-                    }
-                    // The kernel syncs for O_SYNC and O_DSYNC itself, except where it keeps no pages.
-                    if file.direct && !paged && flags.0 & libc::O_DSYNC != 0 {
-                        let fs = Arc::clone(&self.fs);
-                        let done = move |result: Result<(), FsError>| match result {
-                            Ok(()) => reply.written(len),
-                            Err(e) => reply.error(Errno::from_i32(fs.refused(uid, &e))),
-                        };
-                        return self.fs.sync(Handle::File(fh.0), Box::new(done));
-                    }
-                    reply.written(len);
-                }
-                Err(e) => {
-                    let errno = self.errno(uid, &e);
-                    if paged {
-                        // The kernel forgets the pages and tells of it once, and nobody waited for this answer.
-                        self.fs.failures.note(errno.into());
-                    }
-                    reply.error(errno);
-                }
-            }
-        });
+        let uid = req.uid();
+        if self.fs.bucket.may_wait(ino.0, true) {
+            let (me, data) = (self.clone(), data.to_vec());
+            return self.slowly("write", move || me.write_now(uid, ino, fh, offset, &data, write_flags, flags, reply));
+        }
+        guard("write", || self.write_now(uid, ino, fh, offset, data, write_flags, flags, reply));
     }
 
     fn flush(&self, req: &Request, _ino: INodeNo, fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
@@ -510,8 +541,11 @@ impl Filesystem for Adapter {
     }
 
     fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        guard("getxattr", || {
-            self.bytes(req.uid(), self.fs.get_xattr(caller(req), ino.0, name.as_bytes()), size, reply);
+        let caller = caller(req);
+        let waits = is_slow(name.as_bytes()) && self.fs.bucket.may_wait(ino.0, false);
+        let name = name.to_owned();
+        self.perhaps_waiting("getxattr", waits, move |me| {
+            me.bytes(caller.uid, me.fs.get_xattr(caller, ino.0, name.as_bytes()), size, reply);
         });
     }
 
@@ -543,13 +577,19 @@ impl Filesystem for Adapter {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        guard("fallocate", || self.empty(req.uid(), self.fs.allocate(ino.0, offset, length, mode), reply));
+        let uid = req.uid();
+        self.perhaps_waiting("fallocate", self.fs.bucket.may_wait(ino.0, true), move |me| {
+            me.empty(uid, me.fs.allocate(ino.0, offset, length, mode), reply);
+        });
     }
 
     fn lseek(&self, req: &Request, ino: INodeNo, _fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
-        guard("lseek", || match self.fs.seek(ino.0, offset, whence) {
-            Ok(found) => reply.offset(found),
-            Err(e) => reply.error(self.errno(req.uid(), &e)),
+        let uid = req.uid();
+        self.perhaps_waiting("lseek", self.fs.bucket.may_wait(ino.0, false), move |me| {
+            match me.fs.seek(ino.0, offset, whence) {
+                Ok(found) => reply.offset(found),
+                Err(e) => reply.error(me.errno(uid, &e)),
+            }
         });
     }
 
@@ -571,7 +611,8 @@ impl Filesystem for Adapter {
             Ok(copied) => reply.written(copied as u32),
             Err(e) => reply.error(Errno::from_i32(fs.refused(uid, &e.into()))),
         };
-        if len <= COPY_INLINE_BYTES_MAX {
+        let waits = self.fs.bucket.may_wait(ino_in.0, false) || self.fs.bucket.may_wait(ino_out.0, true);
+        if len <= COPY_INLINE_BYTES_MAX && !waits {
             return guard("copy_file_range", job);
         }
         self.slowly("copy_file_range", job);

@@ -10,6 +10,7 @@ use super::settings::Settings;
 use super::{Bucket, BucketError, now_ns};
 use crate::catalog::FLAG_REQUEST;
 use crate::crypto::mac;
+use crate::keys::provider::Calls;
 use crate::rule::{Cipher, Dialect, Effective, Method, Place, Request, Rule};
 
 /// How an object's content is encrypted.
@@ -42,6 +43,8 @@ pub struct BucketInfo {
     pub segments: u64,
     pub commit_number: u64,
     pub key_service_calls: u64,
+    /// Calls to external key services, by key there.
+    pub external_calls: BTreeMap<String, Calls>,
 }
 
 /// What `ssefs object show` prints.
@@ -211,6 +214,7 @@ impl Bucket {
         }
         {
             // The content is verified under the old request before the new one takes its place.
+            self.warm(&inode)?;
             self.content(&mut inode.state.lock())?;
             let _permit = self.gate.names();
             let tx = self.catalog().lock();
@@ -260,6 +264,7 @@ impl Bucket {
     /// None for an object without content.
     pub fn object_state(&self, ino: u64) -> Result<Option<ObjectState>, BucketError> {
         let inode = self.inode(ino)?;
+        self.warm(&inode)?;
         let seal = {
             let mut st = inode.state.lock();
             if !st.is_file() || st.row.size == 0 {
@@ -304,6 +309,7 @@ impl Bucket {
             segments: segments.len() as u64,
             commit_number: self.counters.lock().commit,
             key_service_calls: self.keys().map_or(0, crate::keys::KeyService::calls),
+            external_calls: self.keys().map(|k| k.external_calls().into_iter().collect()).unwrap_or_default(),
         }
     }
 

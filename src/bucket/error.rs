@@ -87,6 +87,17 @@ pub enum BucketError {
     Io { what: String, source: std::io::Error },
 }
 
+impl BucketError {
+    /// Whether a key was disabled or destroyed, by the word of whoever keeps it: it may never come back.
+    pub fn is_revoked(&self) -> bool {
+        match self {
+            BucketError::Key(KeyError::Service { source, .. }) => source.revokes(),
+            BucketError::Key(e) => e.code().is_some(),
+            _ => false,
+        }
+    }
+}
+
 impl From<CatalogError> for BucketError {
     fn from(e: CatalogError) -> Self {
         match e {

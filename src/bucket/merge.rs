@@ -23,6 +23,10 @@ impl Bucket {
             Err(BucketError::NotFound(_)) => return Ok(0),
             Err(e) => return Err(e),
         };
+        // Nobody is asked for a key for the sake of room.
+        if self.cold(&inode).is_some() {
+            return Ok(0);
+        }
         let written = {
             // A conversion may hold it for long.
             match inode.io.try_write_for(IO_WAIT) {

@@ -36,7 +36,7 @@ mod table;
 mod tidy;
 mod write;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
@@ -136,7 +136,11 @@ pub struct Bucket {
     open_id: OpenId,
     counter: AtomicU64,
     keks: Mutex<Vec<KekRow>>,
-    kek_making: Mutex<()>,
+    flights: kek::Flights,
+    /// Ids of the keys in use here that lie with external services.
+    external_keys: Mutex<HashSet<String>>,
+    /// KEKs that are being unwrapped aside (None), or were not to be had.
+    fetched: Mutex<HashMap<KekId, Option<BucketError>>>,
     unwrapped: Mutex<HashMap<KekId, Arc<Kek>>>,
     resolved: Mutex<HashMap<Rule, Resolved>>,
     rule_generation: AtomicU64,

@@ -264,7 +264,9 @@ impl Bucket {
             open_id,
             counter: AtomicU64::new(0),
             keks: Mutex::new(keks),
-            kek_making: Mutex::new(()),
+            flights: super::kek::Flights::default(),
+            external_keys: Mutex::default(),
+            fetched: Mutex::default(),
             unwrapped: Mutex::new(HashMap::new()),
             resolved: Mutex::new(HashMap::new()),
             rule_generation: AtomicU64::new(1),
@@ -301,6 +303,9 @@ impl Bucket {
     /// Start the bucket's threads.
     fn start(self: Arc<Self>, queue: reclaim::Queue) -> Result<Arc<Bucket>, BucketError> {
         let (bucket, dir) = (&self, self.dir.clone());
+        if self.keys.is_some() {
+            self.note_keys();
+        }
         let spawn = |what: &str, f: Box<dyn FnOnce() + Send>| {
             std::thread::Builder::new().name(what.into()).spawn(f).map_err(io(&dir))
         };

@@ -179,6 +179,7 @@ impl Bucket {
             Rule::Kms { key: None, .. } => self.keys()?.default_cmk()?,
             Rule::Kms { key: Some(name), .. } => self.keys()?.resolve(name)?,
         };
+        self.note_key(&key)?;
         let r = Resolved { method: rule.method(), cipher: rule.cipher(), key };
         self.resolved.lock().insert(rule.clone(), r.clone());
         Ok(r)
@@ -328,6 +329,7 @@ impl Bucket {
     /// Before a write of any kind: the object has a seal, and it is the one that a write may go on under. The caller holds
     /// `io` exclusively and nothing else.
     pub(super) fn ensure_put(&self, inode: &Arc<Inode>) -> Result<Arc<Seal>, BucketError> {
+        self.warm(inode)?;
         let generation = self.rule_generation.load(Ordering::Acquire);
         let have = {
             let mut st = inode.state.lock();

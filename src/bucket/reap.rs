@@ -69,10 +69,23 @@ impl Bucket {
                     continue;
                 }
             }
+            // The committer waits for no key service: the inode is left for a later commit, or the next opening.
+            let lost = match self.cold(&inode).map(|kek| self.fetch_aside(kek)) {
+                Some(Err(e)) if e.is_revoked() => Some(e),
+                Some(_) => {
+                    again.push(inode.clone());
+                    continue;
+                }
+                None => None,
+            };
             let mut gone = 0;
             let whole = self.when_quiet(&inode, |st| {
                 gone = st.drop_dirty(0, u64::MAX, self.cell_bytes());
-                let freed = if st.is_file() { self.free_some(st) } else { Ok(true) };
+                let freed = match lost {
+                    Some(e) => Err(e),
+                    None if st.is_file() => self.free_some(st),
+                    None => Ok(true),
+                };
                 let whole = match freed {
                     Ok(whole) => whole,
                     Err(e @ (BucketError::Damaged { .. } | BucketError::Key(_))) => {

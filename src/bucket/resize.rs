@@ -33,6 +33,11 @@ impl Bucket {
         if size > 0 && size != old {
             self.ensure_put(&inode)?;
         }
+        // What a service that is down keeps from being read is not thrown away: its key may come back, the content not.
+        match self.warm(&inode) {
+            Err(e) if size > 0 || !e.is_revoked() => return Err(e),
+            _ => {}
+        }
         let stamp = |st: &mut State| {
             let now = now_ns();
             st.row.size = size;

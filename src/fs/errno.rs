@@ -7,8 +7,8 @@
 //! | ENODATA | no such attribute; no rule or request is set here (row 58) |
 //! | EACCES | the caller may not change the rule (row 46) |
 //! | EPERM | a hard link to a directory |
-//! | ENOKEY | the root key, the keyring's entry for this bucket, or a customer key is not there |
-//! | EKEYREVOKED | the master key is disabled, pending deletion or destroyed |
+//! | ENOKEY | the root key, the keyring's entry for this bucket, or a customer key is not there; the key's external service is down, or refuses |
+//! | EKEYREVOKED | the master key is disabled, pending deletion or destroyed, here or in its external service |
 //! | EKEYREJECTED | a key that is not the one needed |
 //! | EBADMSG | content, rules, keys or the catalog are not what was written (row 64) |
 //! | ENOSPC, EROFS, EBUSY | the store is full; open for reading only; open elsewhere |
@@ -19,6 +19,7 @@ use crate::bucket::BucketError;
 use crate::catalog::CatalogError;
 use crate::crypto::CryptoError;
 use crate::keys::KeyError;
+use crate::keys::provider::ProviderError;
 use crate::log::LogError;
 use crate::rule::RuleError;
 
@@ -197,6 +198,16 @@ fn crypto_errno(e: &CryptoError) -> i32 {
     }
 }
 
+/// What an external key service said, or did not say. A service that is down or lets nobody in is a key that is not there.
+fn service_errno(e: &ProviderError) -> i32 {
+    match e {
+        ProviderError::Unreachable(_) | ProviderError::Refused(_) | ProviderError::Setup(_) => libc::ENOKEY,
+        ProviderError::Disabled(_) | ProviderError::PendingDeletion(_) | ProviderError::Gone(_) => libc::EKEYREVOKED,
+        ProviderError::WrongKey(_) => libc::EKEYREJECTED,
+        ProviderError::Altered(_) => libc::EBADMSG,
+    }
+}
+
 /// Keys that an object needs. A key that is not in the keyring any more was destroyed, which is EKEYREVOKED (row 30).
 fn key_errno(e: &KeyError) -> i32 {
     match e {
@@ -221,6 +232,7 @@ fn key_errno(e: &KeyError) -> i32 {
         KeyError::Managed(_) => libc::EPERM,
         KeyError::AliasTaken(_) | KeyError::BucketKnown(_) => libc::EEXIST,
         KeyError::BadAlias(_) => libc::EINVAL,
+        KeyError::Service { source, .. } | KeyError::BadProvider(source) => service_errno(source),
         KeyError::Unwrap { source, .. } => crypto_errno(source),
         KeyError::Crypto(e) => crypto_errno(e),
         KeyError::KeyringNewer { .. }
@@ -246,6 +258,12 @@ mod tests {
         assert_eq!(of(KeyError::Unwrap { what: "k".into(), source: CryptoError::WrongKey }), libc::EKEYREJECTED);
         assert_eq!(of(KeyError::Unwrap { what: "k".into(), source: CryptoError::Damaged }), libc::EBADMSG);
         assert_eq!(errno(&BucketError::Damaged { object: 1, from: 0, to: 1, why: "tag" }), libc::EBADMSG);
+        let service = |source| of(KeyError::Service { key: "k".into(), service: "s".into(), source });
+        assert_eq!(service(ProviderError::Unreachable("down".into())), libc::ENOKEY);
+        assert_eq!(service(ProviderError::Refused("no".into())), libc::ENOKEY);
+        assert_eq!(service(ProviderError::Gone("deleted".into())), libc::EKEYREVOKED);
+        assert_eq!(service(ProviderError::WrongKey("other".into())), libc::EKEYREJECTED);
+        assert_eq!(service(ProviderError::Altered("tag".into())), libc::EBADMSG);
     }
 
     #[test]

@@ -21,6 +21,7 @@ pub use xattr::is_slow;
 
 use crate::bucket::{Attr, Bucket, BucketError, Dirent, NewInode, SetAttr};
 use crate::catalog::FLAG_XATTR;
+use crate::keys::KeyError;
 
 /// Who calls.
 #[derive(Debug, Clone, Copy)]
@@ -137,7 +138,8 @@ impl Fs {
             }
             FsError::Bucket(
                 BucketError::Io { .. } | BucketError::Log(_) | BucketError::Catalog(_) | BucketError::Crypto(_),
-            ) => log::warn!("{e}"),
+            )
+            | FsError::Bucket(BucketError::Key(KeyError::Service { .. })) => log::warn!("{e}"),
             _ => {}
         }
         e.errno()
@@ -264,6 +266,7 @@ impl Fs {
     /// # Errors
     /// Those of the bucket; nothing is open then.
     pub fn open(&self, caller: Caller, ino: u64, flags: i32, direct: bool) -> Result<(u64, bool), FsError> {
+        self.bucket.before_open(ino, flags & libc::O_ACCMODE != libc::O_RDONLY)?;
         self.bucket.opened(ino)?;
         let mut killed = false;
         if flags & libc::O_TRUNC != 0 {

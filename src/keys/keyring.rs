@@ -4,6 +4,7 @@
 
 use super::KeyError;
 use super::db;
+use super::external::Externals;
 use super::files::make_private_dir;
 use super::root::{RootSource, root_id_text};
 use super::rows::{Rows, Snapshot, Table};
@@ -34,6 +35,7 @@ pub struct Keyring {
     tag_key: MacKey,
     inner: Mutex<Inner>,
     pub(super) calls: AtomicU64,
+    pub(super) externals: Externals,
 }
 
 /// What the mutex guards.
@@ -109,7 +111,7 @@ impl Keyring {
         let mut inner = Inner { db, data_version: -1, snapshot: Snapshot::default(), unwrapped: HashMap::new() };
         inner.refresh(&Rows { key: &tag_key, path: &path })?;
         let calls = AtomicU64::new(0);
-        Ok(Keyring { path, root, root_id, tag_key, inner: Mutex::new(inner), calls })
+        Ok(Keyring { path, root, root_id, tag_key, inner: Mutex::new(inner), calls, externals: Externals::default() })
     }
 
     /// The keyring's file.

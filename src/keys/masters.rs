@@ -3,6 +3,7 @@
 
 use super::KeyError;
 use super::keyring::{Change, Inner, Keyring, now};
+use super::provider::Service;
 use super::rows::{MASTER, MasterRow, Snapshot, VERSION};
 use crate::crypto::secret::{MasterKey, fill_random};
 use crate::crypto::wrap;
@@ -60,6 +61,8 @@ pub struct KeyInfo {
     /// Unix seconds.
     pub created: i64,
     pub newest_version: u32,
+    /// The URI of a key that lies with an external service.
+    pub external: Option<String>,
 }
 
 impl Keyring {
@@ -78,6 +81,9 @@ impl Keyring {
 
     /// Makes a new version, which wraps from now on; returns its number. Old versions still unwrap.
     pub fn rotate(&self, key: &KeyId) -> Result<u32, KeyError> {
+        if self.is_external(key)? {
+            return self.rotate_external(key);
+        }
         self.change(|c| {
             usable(c.snapshot, key)?;
             let version = newest(c.snapshot, key)? + 1;
@@ -93,11 +99,7 @@ impl Keyring {
             if row.kind == KeyKind::Managed {
                 return Err(KeyError::Managed(key.0.clone()));
             }
-            if let Some(provider) = &row.provider {
-                return Err(KeyError::UnknownProvider { key: key.0.clone(), provider: provider.clone() });
-            }
-            let (alias, description) = (row.alias.clone(), row.description.clone());
-            put_master(c, &MasterRow { id: key.clone(), alias, description, provider: None, state, ..*row })
+            put_master(c, &MasterRow { state, ..row.clone() })
         })
     }
 
@@ -160,9 +162,7 @@ impl Keyring {
         {
             return Err(KeyError::AliasTaken(alias.to_owned()));
         }
-        let mut random = [0u8; 8];
-        fill_random(&mut random)?;
-        let id = KeyId(format!("mk-{}", to_hex(&random)));
+        let id = new_id()?;
         put_master(
             c,
             &MasterRow {
@@ -174,6 +174,7 @@ impl Keyring {
                 state: KeyState::Enabled,
                 created: now(),
                 provider: None,
+                provider_ref: None,
             },
         )?;
         self.insert_version(c, &id, 1)?;
@@ -182,13 +183,36 @@ impl Keyring {
 
     fn insert_version(&self, c: &Change<'_>, key: &KeyId, version: u32) -> Result<(), KeyError> {
         let wrapped = wrap::wrap_master(&self.root, key, version, &MasterKey::random()?)?;
-        let values =
-            [Value::Text(key.0.clone()), Value::Integer(version.into()), Value::Blob(wrapped), Value::Integer(now())];
-        c.put(&VERSION, &values)
+        put_version(c, key, version, wrapped, None)
     }
 }
 
-fn put_master(c: &Change<'_>, row: &MasterRow) -> Result<(), KeyError> {
+/// A new id of a master key.
+pub(super) fn new_id() -> Result<KeyId, KeyError> {
+    let mut random = [0u8; 8];
+    fill_random(&mut random)?;
+    Ok(KeyId(format!("mk-{}", to_hex(&random))))
+}
+
+/// A version's row: its wrapped key, or its name in an external service.
+pub(super) fn put_version(
+    c: &Change<'_>,
+    key: &KeyId,
+    version: u32,
+    wrapped: Vec<u8>,
+    provider_ref: Option<&str>,
+) -> Result<(), KeyError> {
+    let values = [
+        Value::Text(key.0.clone()),
+        Value::Integer(version.into()),
+        Value::Blob(wrapped),
+        Value::Integer(now()),
+        provider_ref.map_or(Value::Null, |r| Value::Text(r.to_owned())),
+    ];
+    c.put(&VERSION, &values)
+}
+
+pub(super) fn put_master(c: &Change<'_>, row: &MasterRow) -> Result<(), KeyError> {
     let text = |t: &Option<String>| t.clone().map_or(Value::Null, Value::Text);
     c.put(
         &MASTER,
@@ -201,21 +225,20 @@ fn put_master(c: &Change<'_>, row: &MasterRow) -> Result<(), KeyError> {
             Value::Text(row.state.as_str().into()),
             Value::Integer(row.created),
             text(&row.provider),
-            Value::Null,
+            text(&row.provider_ref),
         ],
     )
 }
 
-fn find<'a>(s: &'a Snapshot, key: &KeyId) -> Result<&'a MasterRow, KeyError> {
+pub(super) fn find<'a>(s: &'a Snapshot, key: &KeyId) -> Result<&'a MasterRow, KeyError> {
     s.masters.get(key).ok_or_else(|| KeyError::NotFound(key.0.clone()))
 }
 
 /// The key's row, when it may wrap and unwrap.
 pub(super) fn usable<'a>(s: &'a Snapshot, key: &KeyId) -> Result<&'a MasterRow, KeyError> {
     let row = find(s, key)?;
-    // People know a key by its alias.
-    let name = || row.alias.as_ref().map_or(key.0.clone(), |alias| format!("{alias} ({key})"));
-    if let Some(provider) = &row.provider {
+    let name = || known_as(row);
+    if let Some(provider) = row.provider.as_ref().filter(|p| Service::parse(p).is_none()) {
         return Err(KeyError::UnknownProvider { key: name(), provider: provider.clone() });
     }
     match row.state {
@@ -223,6 +246,11 @@ pub(super) fn usable<'a>(s: &'a Snapshot, key: &KeyId) -> Result<&'a MasterRow, 
         KeyState::Disabled => Err(KeyError::Disabled(name())),
         KeyState::PendingDeletion => Err(KeyError::PendingDeletion(name())),
     }
+}
+
+/// People know a key by its alias.
+pub(super) fn known_as(row: &MasterRow) -> String {
+    row.alias.as_ref().map_or(row.id.0.clone(), |alias| format!("{alias} ({})", row.id))
 }
 
 /// The number of the newest version of a key.
@@ -247,11 +275,12 @@ fn info(s: &Snapshot, row: &MasterRow) -> Result<KeyInfo, KeyError> {
         state: row.state,
         created: row.created,
         newest_version: newest(s, &row.id)?,
+        external: row.provider.as_ref().map(|p| format!("{p}:{}", row.provider_ref.as_deref().unwrap_or_default())),
     })
 }
 
 /// Ids and service keys must stay distinguishable from aliases that people choose.
-fn check_alias(alias: &str) -> Result<(), KeyError> {
+pub(super) fn check_alias(alias: &str) -> Result<(), KeyError> {
     let legal = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'/' | b'.' | b'_' | b'-');
     let reserved = alias.starts_with("mk-") || alias.starts_with("ssefs/");
     if !(1..=255).contains(&alias.len()) || !alias.bytes().all(legal) || reserved {

@@ -4,6 +4,7 @@
 mod buckets;
 mod db;
 mod error;
+mod external;
 mod files;
 mod keyring;
 mod masters;
@@ -15,6 +16,7 @@ mod stores;
 
 pub use buckets::BucketInfo;
 pub use error::KeyError;
+pub use external::{Settled, Standing};
 pub use keyring::{Created, Keyring, keyring_path};
 pub use masters::{DEFAULT_CMK_ALIAS, KeyInfo, KeyKind, KeyState};
 pub use root::RootSource;

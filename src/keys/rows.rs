@@ -32,7 +32,7 @@ pub const MASTER: Table = Table {
     key_columns: 1,
 };
 pub const VERSION: Table =
-    Table { name: "master_key_version", columns: &["key_id", "version", "wrapped", "created"], key_columns: 2 };
+    Table { name: "master_key_version", columns: &["key_id", "version", "wrapped", "created", "provider_ref"], key_columns: 2 };
 
 pub struct BucketRow {
     pub id: BucketId,
@@ -42,6 +42,7 @@ pub struct BucketRow {
     pub created: i64,
 }
 
+#[derive(Clone)]
 pub struct MasterRow {
     pub id: KeyId,
     pub alias: Option<String>,
@@ -51,6 +52,7 @@ pub struct MasterRow {
     pub state: KeyState,
     pub created: i64,
     pub provider: Option<String>,
+    pub provider_ref: Option<String>,
 }
 
 /// Everything in the keyring as of one generation, verified.
@@ -62,6 +64,8 @@ pub struct Snapshot {
     pub masters: BTreeMap<KeyId, MasterRow>,
     /// Wrapped master key versions.
     pub versions: BTreeMap<(KeyId, u32), Vec<u8>>,
+    /// Names of versions in external services.
+    pub version_refs: BTreeMap<(KeyId, u32), String>,
     /// Tags of all rows in order, what meta's tag covers.
     tags: Vec<u8>,
 }
@@ -118,6 +122,7 @@ impl Rows<'_> {
                 state: c.text().and_then(|t| KeyState::parse(&t).ok_or_else(|| c.bad("state")))?,
                 created: c.integer()?,
                 provider: c.optional(Columns::text)?,
+                provider_ref: c.optional(Columns::text)?,
             };
             s.masters.insert(row.id.clone(), row);
         }
@@ -125,7 +130,12 @@ impl Rows<'_> {
             let mut c = Columns { rows: self, table: &VERSION, values: row.into_iter() };
             let id = KeyId(c.text()?);
             let version = u32::try_from(c.integer()?).map_err(|_| c.bad("version"))?;
-            s.versions.insert((id, version), c.blob()?);
+            let wrapped = c.blob()?;
+            c.integer()?;
+            if let Some(there) = c.optional(Columns::text)? {
+                s.version_refs.insert((id.clone(), version), there);
+            }
+            s.versions.insert((id, version), wrapped);
         }
         s.tags = tags;
         Ok(s)

@@ -35,16 +35,17 @@ CREATE TABLE master_key (
   description  TEXT NOT NULL,
   state        TEXT NOT NULL,               -- enabled, disabled, pending-deletion
   created      INTEGER NOT NULL,
-  provider     TEXT,                        -- reserved: an external key service, and
-  provider_ref TEXT,                        -- the key's name there
+  provider     TEXT,                        -- an external key service: pkcs11, aws-kms; and
+  provider_ref TEXT,                        -- the key's name there, the rest of its URI
   tag          BLOB NOT NULL
 ) STRICT;
 
 CREATE TABLE master_key_version (
   key_id  TEXT NOT NULL,
   version INTEGER NOT NULL,                 -- from 1
-  wrapped BLOB NOT NULL,                    -- under the root key
+  wrapped BLOB NOT NULL,                    -- under the root key; empty for an external key
   created INTEGER NOT NULL,
+  provider_ref TEXT,                        -- of an external key: this version's name there
   tag     BLOB NOT NULL,
   PRIMARY KEY (key_id, version)
 ) STRICT;

@@ -5,6 +5,7 @@ use super::{ErrorCode, OpError};
 use crate::bucket::BucketError;
 use crate::catalog::CatalogError;
 use crate::keys::KeyError;
+use crate::keys::provider::ProviderError;
 use crate::log::LogError;
 use crate::rule::RuleError;
 
@@ -50,6 +51,7 @@ fn of_key(e: &KeyError) -> ErrorCode {
         | KeyError::NoVersion { .. }
         | KeyError::Disabled(_)
         | KeyError::PendingDeletion(_)
+        | KeyError::Service { .. }
         | KeyError::UnknownProvider { .. } => ErrorCode::Key,
         KeyError::KeyringDamaged { .. }
         | KeyError::RowAltered { .. }
@@ -62,7 +64,8 @@ fn of_key(e: &KeyError) -> ErrorCode {
         KeyError::KeyringFull(_) => ErrorCode::Full,
         KeyError::Managed(_) => ErrorCode::Refused,
         KeyError::AliasTaken(_) | KeyError::BucketKnown(_) => ErrorCode::Exists,
-        KeyError::BadAlias(_) => ErrorCode::Usage,
+        KeyError::BadProvider(ProviderError::Setup(_)) | KeyError::BadAlias(_) => ErrorCode::Usage,
+        KeyError::BadProvider(_) => ErrorCode::Key,
         KeyError::StoreMissing(_)
         | KeyError::StoreGone { .. }
         | KeyError::StoreUnknown(_)

@@ -21,7 +21,7 @@ use std::time::Duration;
 use crate::crypto::secret::MasterKey;
 use crate::types::{BucketId, KekId, KeyId};
 
-pub use external::{Calls, External};
+pub use external::{Calls, External, Standing};
 
 /// Longest blob that is kept; AWS KMS gives at most 6144 bytes.
 pub const BLOB_BYTES_MAX: usize = 8192;
