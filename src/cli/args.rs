@@ -221,10 +221,17 @@ pub enum KeyCmd {
         output: Output,
     },
     /// Make a customer master key for rules such as KMS:KEY
+    #[command(after_help = "Keys of other services:\n  \
+        ssefs key create --alias hsm --provider 'pkcs11:token=T;object=K?module-path=/usr/lib/M.so&pin-source=file:/P'\n  \
+        ssefs key create --alias aws --provider 'aws-kms:alias/photos?region=eu-central-1'\n\
+        A PKCS#11 key that is not on the token is made there, and never leaves it. See ssefs(5), KEY SERVICES.")]
     Create {
         /// A second name by which rules may name it
         #[arg(long, value_name = "NAME")]
         alias: Option<String>,
+        /// Use a key of another service: pkcs11:... (RFC 7512), or aws-kms:KEY with KEY an id, alias/NAME or ARN
+        #[arg(long, value_name = "URI")]
+        provider: Option<String>,
         #[command(flatten)]
         output: Output,
     },

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::args::KeyCmd;
+use super::key_service;
 use super::place::{self, Place};
 use super::print::{self, Bar};
 use crate::keys::{KeyError, KeyInfo, Keyring};
@@ -23,9 +24,20 @@ pub fn run(place: &Place, command: &KeyCmd) -> Result<(), OpError> {
         }
         KeyCmd::Show { key, output } => {
             let keys = place.keyring()?;
-            show(&keys, &find(&keys, key)?.id, output.json)
+            let info = find(&keys, key)?;
+            let mut value = Names::of(&keys).to_json(&info);
+            key_service::report(place, &keys, &info, &mut value)?;
+            if output.json { print::json(&value) } else { print::fields(&value) }
         }
-        KeyCmd::Create { alias, output } => {
+        KeyCmd::Create { alias, provider: Some(uri), output } => {
+            let keys = place.keyring_or_new()?;
+            let settled = keys.create_external_key(alias.as_deref(), "", uri)?;
+            if settled.made {
+                print::note(&format!("made {} in the service: see that it is backed up there", settled.description.key));
+            }
+            show(&keys, &settled.id, output.json)
+        }
+        KeyCmd::Create { alias, provider: None, output } => {
             let keys = place.keyring_or_new()?;
             let id = keys.create_key(alias.as_deref(), "")?;
             show(&keys, &id, output.json)
@@ -96,6 +108,7 @@ impl Names {
             "state": key.state.as_str(),
             "version": key.newest_version,
             "created": print::time(key.created),
+            "provider": key.external,
             "description": if key.description.is_empty() { None } else { Some(&key.description) },
         })
     }

@@ -6,6 +6,7 @@ mod check;
 mod daemon;
 mod encryption;
 mod key;
+mod key_service;
 mod logging;
 mod mount;
 mod mountpoint;
