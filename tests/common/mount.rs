@@ -6,7 +6,7 @@
 //! expectations are those of a local disk; tests of what only ssefs has are skipped then.
 #![allow(dead_code, unused_imports)] // each test program uses a part of it
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -52,6 +52,7 @@ pub struct Builder {
     rule: Option<String>,
     chunk_size: Option<String>,
     options: Vec<String>,
+    env: Vec<(String, OsString)>,
     foreground: bool,
     store: Option<PathBuf>,
     limit: Duration,
@@ -73,6 +74,12 @@ impl Builder {
     /// One `-o` option, for example `allow_other`.
     pub fn option(mut self, option: &str) -> Self {
         self.options.push(option.to_string());
+        self
+    }
+
+    /// A variable of the environment of every `ssefs` of this test.
+    pub fn env(mut self, name: &str, value: impl Into<OsString>) -> Self {
+        self.env.push((name.to_string(), value.into()));
         self
     }
 
@@ -116,6 +123,7 @@ impl Builder {
             rule: self.rule,
             chunk_size: self.chunk_size,
             options: self.options,
+            env: self.env,
             foreground: self.foreground,
             child: None,
             created: false,
@@ -148,6 +156,7 @@ pub struct Mount {
     rule: Option<String>,
     chunk_size: Option<String>,
     options: Vec<String>,
+    env: Vec<(String, OsString)>,
     foreground: bool,
     child: Option<Child>,
     created: bool,
@@ -176,6 +185,7 @@ impl Mount {
             rule: None,
             chunk_size: None,
             options: vec![],
+            env: vec![],
             foreground: false,
             store: None,
             limit: COMMAND_LIMIT,
@@ -224,8 +234,14 @@ impl Mount {
     pub fn command(&self, args: &[&str]) -> Command {
         let mut c = Command::new(env!("CARGO_BIN_EXE_ssefs"));
         c.args(args).env("SSEFS_STORE", &self.store).env("SSEFS_CONFIG", self.config());
+        c.envs(self.env.iter().map(|(n, v)| (n, v)));
         c.current_dir(self.dir.path());
         c
+    }
+
+    /// Sets a variable for every `ssefs` from now on.
+    pub fn set_env(&mut self, name: &str, value: impl Into<OsString>) {
+        self.env.push((name.to_string(), value.into()));
     }
 
     /// Runs `ssefs ARGS` for this store and keyring.
