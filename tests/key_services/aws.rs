@@ -135,7 +135,7 @@ fn r20_a_rewrap_takes_a_new_one_time_secret_and_rotating_is_the_services_busines
         return;
     }
     let kms = Kms::start();
-    let mut m = mounted(&kms, &[]);
+    let m = mounted(&kms, &[]);
     fs::write(m.at("f"), "content").unwrap();
     m.ssefs(&["key", "rotate", "ext"]).fails_saying(&["AWS KMS rotates the key itself"]);
     kms.forget_blobs();

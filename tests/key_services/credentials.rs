@@ -102,17 +102,19 @@ fn no_secret_of_a_service_is_logged_or_printed_or_kept_in_the_keyring() {
     }
     let mut m = m.unmounted();
     let made = m.ssefs(&["key", "create", "--alias", "ext", "--provider", &kms.uri(1)]);
-    let mut said = format!("{made:?}");
+    let mut said = made.stdout + &made.stderr;
     m.mount();
     fs::write(m.at("f"), "content").unwrap();
     m.remount();
     fs::read(m.at("f")).unwrap();
     kms.mood(crate::kms::Mood::Error(400, "AccessDeniedException"));
-    said += &format!("{:?}", m.ssefs(&["key", "show", "ext"]));
+    let shown = m.ssefs(&["key", "show", "ext"]);
+    said += &(shown.stdout + &shown.stderr);
     m.umount();
     said += &m.log();
     let secrets = kms.secrets();
     assert_eq!(secrets.len(), 1);
+    assert!(said.contains("debug: aws-kms:arn"), "trace is on, or this test could not fail: {said}");
     for secret in [SECRET, "hush-session-token", &secrets[0]] {
         assert!(!said.contains(secret), "a secret was printed");
         assert!(!crate::holds(&m.config(), secret.as_bytes()), "a secret is in the keyring");

@@ -71,21 +71,24 @@ impl Drop for Moto {
 const ENV: [(&str, &str); 3] =
     [("AWS_ACCESS_KEY_ID", "testing"), ("AWS_SECRET_ACCESS_KEY", "testing"), ("AWS_EC2_METADATA_DISABLED", "true")];
 
-/// A certificate for 127.0.0.1 that no machine trusts, by the library that moto brings with it.
+/// A certificate for 127.0.0.1 of an authority that no machine trusts, by the library that moto brings with it.
 fn certificate(bin: &std::path::Path, dir: &tempfile::TempDir) {
     let script = r#"
 import datetime, ipaddress, sys
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-key = ec.generate_private_key(ec.SECP256R1())
-name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "ssefs test")])
 now = datetime.datetime.now(datetime.timezone.utc)
-cert = (x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
-    .serial_number(1).not_valid_before(now - datetime.timedelta(days=1)).not_valid_after(now + datetime.timedelta(days=9))
-    .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False)
-    .add_extension(x509.BasicConstraints(True, None), True).sign(key, hashes.SHA256()))
-open(sys.argv[1] + "/cert.pem", "wb").write(cert.public_bytes(serialization.Encoding.PEM))
+def certificate(name, of, key, by, extension, critical):
+    name, of = [x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, n)]) for n in (name, of)]
+    return (x509.CertificateBuilder().subject_name(name).issuer_name(of).public_key(key.public_key()).serial_number(1)
+        .not_valid_before(now - datetime.timedelta(days=1)).not_valid_after(now + datetime.timedelta(days=9))
+        .add_extension(extension, critical).sign(by, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+root, key = [ec.generate_private_key(ec.SECP256R1()) for _ in range(2)]
+address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+ca = certificate("authority", "authority", root, root, x509.BasicConstraints(True, None), True)
+open(sys.argv[1] + "/ca.pem", "wb").write(ca)
+open(sys.argv[1] + "/cert.pem", "wb").write(certificate("leaf", "authority", key, root, address, False))
 open(sys.argv[1] + "/key.pem", "wb").write(key.private_bytes(serialization.Encoding.PEM,
     serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))
 "#;
@@ -139,7 +142,7 @@ fn tls_is_verified_against_the_machines_authorities_or_those_that_are_named() {
     moto.create(&m, &key).fails_saying(&["cannot be reached", "certificate"]);
     m.set_env("AWS_CA_BUNDLE", m.beside("nothing"));
     moto.create(&m, &key).fails_saying(&["AWS_CA_BUNDLE"]);
-    m.set_env("AWS_CA_BUNDLE", moto.dir.path().join("cert.pem"));
+    m.set_env("AWS_CA_BUNDLE", moto.dir.path().join("ca.pem"));
     moto.create(&m, &key).ok();
     let shown = m.ssefs(&["key", "show", "ext", "--json"]).json();
     assert_eq!(shown["service"], "the key can be used");

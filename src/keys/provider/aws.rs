@@ -206,8 +206,9 @@ impl Provider for AwsKey {
             "Disabled" | "PendingImport" => return Err(ProviderError::Disabled(told)),
             _ => return Err(ProviderError::Unreachable(told)),
         }
-        let spec = [text("KeySpec"), text("CustomerMasterKeySpec")].into_iter().find(|s| !s.is_empty());
-        if text("KeyUsage") != "ENCRYPT_DECRYPT" || spec.is_some_and(|s| s != "SYMMETRIC_DEFAULT") {
+        // What a service leaves out is as AWS has it by default.
+        let is = |names: &[&str], good: &str| names.iter().map(|n| text(n)).all(|t| t.is_empty() || t == good);
+        if !is(&["KeyUsage"], "ENCRYPT_DECRYPT") || !is(&["KeySpec", "CustomerMasterKeySpec"], "SYMMETRIC_DEFAULT") {
             return Err(ProviderError::Setup("only symmetric keys for encryption can wrap keys".into()));
         }
         let arn = text("Arn");

@@ -125,8 +125,11 @@ impl External {
             return Err(silence);
         }
         count.fetch_add(1, Ordering::Relaxed);
+        let begun = Instant::now();
         let answer = ask(provider);
         let now = Instant::now();
+        let came = answer.as_ref().err().map_or_else(|| "done".into(), ProviderError::to_string);
+        log::debug!("{}: {came} after {} ms", self.name, (now - begun).as_millis());
         let mut known = self.known.lock();
         match &answer {
             Ok(_) => *known = Known { usable_at: Some(now), asked_at: Some(now), ..Known::default() },
