@@ -40,6 +40,8 @@ const COPY_BYTES_MAX: u64 = 256 << 20;
 const COPY_INLINE_BYTES_MAX: u64 = 1 << 20;
 /// Most slow requests on threads of their own; more of them take an event thread's time.
 const SLOW_MAX: usize = 64;
+/// The same for requests that may have to wait for an external key service: they only wait.
+const WAITING_MAX: usize = 1024;
 
 /// Wanted where the kernel has it. Never FUSE_WRITEBACK_CACHE: it would own size and times.
 const WANTED: [InitFlags; 11] = [
@@ -99,7 +101,11 @@ impl Adapter {
 
     /// Run a request that may take long on a thread of its own, so that event threads stay free for others.
     fn slowly(&self, what: &'static str, job: impl FnOnce() + Send + 'static) {
-        if self.slow.fetch_add(1, Ordering::AcqRel) >= SLOW_MAX {
+        self.aside(what, SLOW_MAX, job);
+    }
+
+    fn aside(&self, what: &'static str, most: usize, job: impl FnOnce() + Send + 'static) {
+        if self.slow.fetch_add(1, Ordering::AcqRel) >= most {
             self.slow.fetch_sub(1, Ordering::AcqRel);
             return guard(what, job);
         }
@@ -121,7 +127,7 @@ impl Adapter {
             return guard(what, || job(self));
         }
         let adapter = self.clone();
-        self.slowly(what, move || job(&adapter));
+        self.aside(what, WAITING_MAX, move || job(&adapter));
     }
 
     /// The kernel shows set-id bits from its cache until told. Only attributes are dropped, which waits for no page.
@@ -425,7 +431,9 @@ impl Filesystem for Adapter {
         let uid = req.uid();
         if self.fs.bucket.may_wait(ino.0, true) {
             let (me, data) = (self.clone(), data.to_vec());
-            return self.slowly("write", move || me.write_now(uid, ino, fh, offset, &data, write_flags, flags, reply));
+            return self.aside("write", WAITING_MAX, move || {
+                me.write_now(uid, ino, fh, offset, &data, write_flags, flags, reply)
+            });
         }
         guard("write", || self.write_now(uid, ino, fh, offset, data, write_flags, flags, reply));
     }

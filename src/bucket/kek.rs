@@ -223,18 +223,20 @@ impl Bucket {
         let now = now_s();
         !external.iter().all(|key| {
             let current = keks.iter().rev().find(|r| r.key_id == *key);
-            current.is_some_and(|r| r.uses < KEK_USES_MAX && now - r.created < KEK_AGE_MAX_S && unwrapped.contains_key(&KekId(r.id)))
+            current.is_some_and(|r| {
+                r.uses < KEK_USES_MAX && now - r.created < KEK_AGE_MAX_S && unwrapped.contains_key(&KekId(r.id))
+            })
         })
     }
 
     /// Has what a PUT of this file would need: so that opening it fails, and not the write that nobody expects to.
     pub(super) fn warm_put(&self, inode: &Inode) -> Result<(), BucketError> {
-        if self.external_keys.lock().is_empty() {
+        if !self.making_may_wait() {
             return Ok(());
         }
         let resolved = self.resolve_rule(&self.effective_of(inode)?.rule)?;
         if self.external_keys.lock().contains(&resolved.key.0) {
-            // Counts a use that may not come; a KEK has a million.
+            // Counts a use that may not come; a KEK has a million, and this happens before its first.
             self.current_kek(&resolved.key)?;
         }
         Ok(())

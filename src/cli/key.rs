@@ -33,7 +33,10 @@ pub fn run(place: &Place, command: &KeyCmd) -> Result<(), OpError> {
             let keys = place.keyring_or_new()?;
             let settled = keys.create_external_key(alias.as_deref(), "", uri)?;
             if settled.made {
-                print::note(&format!("made {} in the service: see that it is backed up there", settled.description.key));
+                print::note(&format!(
+                    "made {} in the service: see that it is backed up there",
+                    settled.description.key
+                ));
             }
             show(&keys, &settled.id, output.json)
         }

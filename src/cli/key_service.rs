@@ -32,9 +32,10 @@ pub fn report(place: &Place, keys: &Keyring, info: &KeyInfo, into: &mut Value) -
 /// Calls for this key by each mount of the store. A mount that does not answer is left out.
 fn calls(place: &Place, key: &str) -> Vec<Value> {
     let Ok(dir) = place.store_dir() else { return Vec::new() };
-    let mounted = Bucket::list(dir).unwrap_or_default().into_iter().filter(|b| {
-        Bucket::who_has(dir, b).is_some_and(|holder| holder.socket.is_some())
-    });
+    let mounted = Bucket::list(dir)
+        .unwrap_or_default()
+        .into_iter()
+        .filter(|b| Bucket::who_has(dir, b).is_some_and(|holder| holder.socket.is_some()));
     mounted
         .filter_map(|bucket| {
             let info = place::run(place, &bucket, &Command::Info, &Quiet).ok()?;

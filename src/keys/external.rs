@@ -70,9 +70,16 @@ impl Wrapper {
     pub fn unwrap(&self, version: u32, ctx: &KekCtx<'_>, wrapped: &[u8]) -> Result<Kek, KeyError> {
         let of_kek = |source| {
             let (bucket, kek, key) = (ctx.bucket, ctx.kek.0, ctx.key_id);
-            KeyError::Unwrap { what: format!("KEK {kek} of bucket {bucket}, under version {version} of key {key}"), source }
+            KeyError::Unwrap {
+                what: format!("KEK {kek} of bucket {bucket}, under version {version} of key {key}"),
+                source,
+            }
         };
         match self {
+            // What a service's secret wraps does not belong to a key that lies here.
+            Wrapper::Local(_) if wrapped.first() == Some(&EXTERNAL) => {
+                Err(of_kek(CryptoError::Malformed { what: "wrapped KEK", bytes: wrapped.len() }))
+            }
             Wrapper::Local(master) => wrap::unwrap_kek(master, ctx, wrapped).map_err(of_kek),
             Wrapper::External { key, name } => {
                 let (blob, rest) = split(wrapped).map_err(of_kek)?;
@@ -107,6 +114,19 @@ fn failed(name: &str, key: &External, source: ProviderError) -> KeyError {
     KeyError::Service { key: name.to_owned(), service: brief(&key.name).to_owned(), source }
 }
 
+/// Before anything hangs on a key: it wraps and unwraps.
+fn proven(there: &KeyRef, name: &str) -> Result<(), KeyError> {
+    there.prove().map_err(|source| refused(name, &there.to_string(), source))
+}
+
+/// An error of a service on the way to a key that is not kept yet.
+fn refused(name: &str, uri: &str, source: ProviderError) -> KeyError {
+    match source {
+        ProviderError::Setup(_) => KeyError::BadProvider(source),
+        source => KeyError::Service { key: name.to_owned(), service: brief(uri).to_owned(), source },
+    }
+}
+
 /// A URI without what is after the question mark: where its PIN and module lie concerns nobody else.
 fn brief(uri: &str) -> &str {
     uri.split('?').next().unwrap_or(uri)
@@ -124,12 +144,7 @@ fn reference(s: &Snapshot, row: &MasterRow, version: u32) -> Result<Option<KeyRe
 
 impl Keyring {
     /// Makes a customer master key that lies with a service: `pkcs11:...` or `aws-kms:...`. The service is asked first.
-    pub fn create_external_key(
-        &self,
-        alias: Option<&str>,
-        description: &str,
-        uri: &str,
-    ) -> Result<Settled, KeyError> {
+    pub fn create_external_key(&self, alias: Option<&str>, description: &str, uri: &str) -> Result<Settled, KeyError> {
         let free = |s: &Snapshot| match alias {
             Some(a) if s.masters.values().any(|k| k.alias.as_deref() == Some(a)) => {
                 Err(KeyError::AliasTaken(a.to_owned()))
@@ -142,29 +157,34 @@ impl Keyring {
         // Before a key is made in a token for nothing.
         self.read(|inner| free(&inner.snapshot))?;
         let asked = KeyRef::parse(uri).map_err(KeyError::BadProvider)?;
-        let (there, told, made) = asked.settle(true).map_err(|source| match source {
-            ProviderError::Setup(_) => KeyError::BadProvider(source),
-            source => KeyError::Service { key: alias.unwrap_or("to be made").into(), service: brief(uri).into(), source },
-        })?;
-        let id = self.change(|c| {
-            free(c.snapshot)?;
-            let id = masters::new_id()?;
-            masters::put_master(
-                c,
-                &MasterRow {
-                    id: id.clone(),
-                    alias: alias.map(str::to_owned),
-                    kind: KeyKind::Cmk,
-                    bucket: None,
-                    description: description.to_owned(),
-                    state: KeyState::Enabled,
-                    created: now(),
-                    provider: Some(there.service.as_str().into()),
-                    provider_ref: Some(there.rest.clone()),
-                },
-            )?;
-            masters::put_version(c, &id, 1, Vec::new(), Some(&there.rest))?;
-            Ok(id)
+        let name = alias.unwrap_or("to be made");
+        let (there, told, made) = asked.settle(true).map_err(|source| refused(name, uri, source))?;
+        let id = proven(&there, name).and_then(|()| {
+            self.change(|c| {
+                free(c.snapshot)?;
+                let id = masters::new_id()?;
+                masters::put_master(
+                    c,
+                    &MasterRow {
+                        id: id.clone(),
+                        alias: alias.map(str::to_owned),
+                        kind: KeyKind::Cmk,
+                        bucket: None,
+                        description: description.to_owned(),
+                        state: KeyState::Enabled,
+                        created: now(),
+                        provider: Some(there.service.as_str().into()),
+                        provider_ref: Some(there.rest.clone()),
+                    },
+                )?;
+                masters::put_version(c, &id, 1, Vec::new(), Some(&there.rest))?;
+                Ok(id)
+            })
+        });
+        let id = id.inspect_err(|_| {
+            if made {
+                there.unmake();
+            }
         })?;
         Ok(Settled { id, description: told, made })
     }
@@ -182,18 +202,18 @@ impl Keyring {
             Ok((newest, reference(&inner.snapshot, row, newest)?, masters::known_as(row)))
         })?;
         let there = there.ok_or_else(|| KeyError::NoVersion { key: key.0.clone(), version: newest })?;
-        let next = there.rotate().map_err(|source| match source {
-            ProviderError::Setup(_) => KeyError::BadProvider(source),
-            source => KeyError::Service { key: name, service: brief(&there.to_string()).into(), source },
-        })?;
-        self.change(|c| {
-            let row = masters::usable(c.snapshot, key)?.clone();
-            // Another process may have been faster: its version stays, ours comes after it.
-            let version = masters::newest(c.snapshot, key)? + 1;
-            masters::put_version(c, key, version, Vec::new(), Some(&next.rest))?;
-            masters::put_master(c, &MasterRow { provider_ref: Some(next.rest.clone()), ..row })?;
-            Ok(version)
-        })
+        let next = there.rotate().map_err(|source| refused(&name, &there.to_string(), source))?;
+        let made = proven(&next, &name).and_then(|()| {
+            self.change(|c| {
+                let row = masters::usable(c.snapshot, key)?.clone();
+                // Another process may have been faster: its version stays, ours comes after it.
+                let version = masters::newest(c.snapshot, key)? + 1;
+                masters::put_version(c, key, version, Vec::new(), Some(&next.rest))?;
+                masters::put_master(c, &MasterRow { provider_ref: Some(next.rest.clone()), ..row })?;
+                Ok(version)
+            })
+        });
+        made.inspect_err(|_| next.unmake())
     }
 
     /// What wraps under this version of a usable key.
@@ -266,7 +286,8 @@ mod tests {
     #[test]
     fn the_wrapped_form_of_an_external_kek_is_parsed_without_trust() {
         assert_eq!(split(&[2, 3, 0, 7, 8, 9, 1, 1]), Ok((&[7, 8, 9][..], &[1, 1][..])));
-        for bad in [&[][..], &[1], &[2], &[2, 0], &[2, 0, 0, 1], &[2, 4, 0, 1, 2, 3], &[2, 255, 255, 0], &[0, 1, 0, 1]] {
+        for bad in [&[][..], &[1], &[2], &[2, 0], &[2, 0, 0, 1], &[2, 4, 0, 1, 2, 3], &[2, 255, 255, 0], &[0, 1, 0, 1]]
+        {
             assert!(matches!(split(bad), Err(CryptoError::Malformed { .. })), "{bad:?}");
         }
         assert_eq!(split(&[3, 1, 0, 1]), Err(CryptoError::NewerVersion(3)));

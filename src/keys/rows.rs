@@ -31,8 +31,11 @@ pub const MASTER: Table = Table {
     columns: &["id", "alias", "kind", "bucket_id", "description", "state", "created", "provider", "provider_ref"],
     key_columns: 1,
 };
-pub const VERSION: Table =
-    Table { name: "master_key_version", columns: &["key_id", "version", "wrapped", "created", "provider_ref"], key_columns: 2 };
+pub const VERSION: Table = Table {
+    name: "master_key_version",
+    columns: &["key_id", "version", "wrapped", "created", "provider_ref"],
+    key_columns: 2,
+};
 
 pub struct BucketRow {
     pub id: BucketId,

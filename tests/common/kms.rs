@@ -347,7 +347,8 @@ fn act(shared: &Shared, operation: &str, request: &Value, mood: &Mood) -> (u16, 
             if *mood == Mood::ShortSecret {
                 secret.truncate(16);
             }
-            let body = json!({"KeyId": named, "Plaintext": BASE64.encode(secret), "CiphertextBlob": BASE64.encode(blob)});
+            let body =
+                json!({"KeyId": named, "Plaintext": BASE64.encode(secret), "CiphertextBlob": BASE64.encode(blob)});
             (200, body)
         }
         "Decrypt" => {

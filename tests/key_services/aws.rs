@@ -12,6 +12,8 @@ fn r54_ten_thousand_small_files_cost_a_constant_number_of_calls() {
     }
     let kms = Kms::start();
     let mut m = mounted(&kms, &[]);
+    // Making the key tried it once.
+    assert_eq!((kms.calls("GenerateDataKey"), kms.calls("Decrypt")), (1, 1));
     let content = |i: usize| format!("content of small file {i}");
     for d in 0..10 {
         fs::create_dir(m.at(format!("d{d}"))).unwrap();
@@ -19,16 +21,19 @@ fn r54_ten_thousand_small_files_cost_a_constant_number_of_calls() {
             fs::write(m.at(format!("d{d}/f{i}")), content(d * 1000 + i)).unwrap();
         }
     }
-    assert_eq!((kms.calls("GenerateDataKey"), kms.calls("Decrypt")), (1, 0));
+    assert_eq!((kms.calls("GenerateDataKey"), kms.calls("Decrypt")), (2, 1));
     let told = m.ssefs(&["bucket", "show", "b", "--json"]).json()["external_calls"][format!("aws-kms:{ARN}")].clone();
-    assert_eq!((told["generate"].as_u64(), told["unwrap"].as_u64(), told["failed"].as_u64()), (Some(1), Some(0), Some(0)));
+    assert_eq!(
+        (told["generate"].as_u64(), told["unwrap"].as_u64(), told["failed"].as_u64()),
+        (Some(1), Some(0), Some(0))
+    );
     m.remount();
     for d in 0..10 {
         for i in 0..1000 {
             assert_eq!(fs::read_to_string(m.at(format!("d{d}/f{i}"))).unwrap(), content(d * 1000 + i));
         }
     }
-    assert_eq!((kms.calls("GenerateDataKey"), kms.calls("Decrypt")), (1, 1));
+    assert_eq!((kms.calls("GenerateDataKey"), kms.calls("Decrypt")), (2, 2));
     let shown = m.ssefs(&["key", "show", "ext", "--json"]).json();
     assert_eq!(shown["service"], "the key can be used");
     assert_eq!(shown["service_key"], ARN);
@@ -165,6 +170,13 @@ fn what_cannot_be_a_key_of_a_service_is_refused_and_leaves_nothing() {
     create("aws-kms:alias/photos?region=x&endpoint=http://example.com").fails_saying(&["must be https"]);
     create("aws-kms:alias/photos?region=x&colour=red").fails_saying(&["colour"]);
     create("vault:photos").fails_saying(&["pkcs11", "aws-kms"]);
+    for (mood, because) in
+        [(Mood::OtherSecret, "another secret"), (Mood::OtherKey, "answered for"), (Mood::ShortSecret, "32 bytes")]
+    {
+        kms.mood(mood);
+        create(&kms.uri(1)).fails_saying(&[because]);
+    }
+    kms.release();
     kms.state("Disabled");
     create(&kms.uri(1)).fails_saying(&["KMS.DisabledException"]);
     kms.state("Enabled");

@@ -26,7 +26,9 @@ fn credentials_are_found_where_the_aws_tools_find_them() {
     assert_eq!(kms.all_calls(), 0);
 
     let files = m.beside("aws");
-    let text = format!("[default]\naws_access_key_id=OFFILE\naws_secret_access_key={SECRET}\n[p]\naws_access_key_id=OFPROFILE\naws_secret_access_key=x\n");
+    let text = format!(
+        "[default]\naws_access_key_id=OFFILE\naws_secret_access_key={SECRET}\n[p]\naws_access_key_id=OFPROFILE\naws_secret_access_key=x\n"
+    );
     fs::write(&files, text).unwrap();
     m.set_env("AWS_SHARED_CREDENTIALS_FILE", &files);
     create(&m, &kms.uri(1)).ok();
@@ -50,7 +52,9 @@ fn credentials_are_found_where_the_aws_tools_find_them() {
 fn credentials_of_containers_and_instances_are_taken_with_their_tokens() {
     let kms = Kms::start();
     let lent = |access: &str| {
-        format!(r#"{{"AccessKeyId":"{access}","SecretAccessKey":"{SECRET}","Token":"tok","Expiration":"2099-01-01T00:00:00Z"}}"#)
+        format!(
+            r#"{{"AccessKeyId":"{access}","SecretAccessKey":"{SECRET}","Token":"tok","Expiration":"2099-01-01T00:00:00Z"}}"#
+        )
     };
     kms.file("/creds", &lent("OFCONTAINER"));
     let mut m = bare(&kms);

@@ -19,9 +19,10 @@ struct Moto {
 impl Moto {
     /// None, with a loud line, where moto is not installed.
     fn start(tls: bool) -> Option<Moto> {
-        let bin = PathBuf::from(std::env::var_os("SSEFS_MOTO").unwrap_or_else(|| {
-            concat!(env!("CARGO_MANIFEST_DIR"), "/target/tools/moto/bin").into()
-        }));
+        let bin = PathBuf::from(
+            std::env::var_os("SSEFS_MOTO")
+                .unwrap_or_else(|| concat!(env!("CARGO_MANIFEST_DIR"), "/target/tools/moto/bin").into()),
+        );
         if !bin.join("moto_server").exists() {
             eprintln!("SKIPPED, NOT TESTED: moto is not installed in {} (make tools)", bin.display());
             return None;
@@ -52,7 +53,10 @@ impl Moto {
             "import boto3\nkms = boto3.client('kms', region_name='eu-west-1', endpoint_url='{}', verify=False)\n{line}\n",
             self.url
         );
-        run(Command::new(self.bin.join("python")).args(["-W", "ignore", "-c", &script]).envs(ENV)).ok().trim().to_owned()
+        run(Command::new(self.bin.join("python")).args(["-W", "ignore", "-c", &script]).envs(ENV))
+            .ok()
+            .trim()
+            .to_owned()
     }
 
     fn create(&self, m: &Mount, key: &str) -> Ran {

@@ -78,6 +78,7 @@ fn r30_nobody_else_waits_for_a_service_that_does_not_answer() {
     set_xattr(m.at("own"), RULE, "AES256").unwrap();
     fs::write(m.at("own/before"), "mine").unwrap();
     m.remount();
+    let decrypted = kms.calls("Decrypt");
     kms.mood(Mood::Held);
     std::thread::scope(|s| {
         let readers: Vec<_> = (0..16)
@@ -106,7 +107,7 @@ fn r30_nobody_else_waits_for_a_service_that_does_not_answer() {
             r.join().unwrap().unwrap();
         }
     });
-    assert_eq!(kms.calls("Decrypt"), 1, "one asked for all");
+    assert_eq!(kms.calls("Decrypt"), decrypted + 1, "one asked for all");
     assert_eq!(fs::read_to_string(m.at("cold0")).unwrap(), "content 0!");
     assert_eq!(fs::read_to_string(m.at("cold1")).unwrap(), "con");
 }

@@ -23,7 +23,8 @@ struct Token {
 
 impl Token {
     fn new() -> Token {
-        let module = MODULES.into_iter().find(|m| Path::new(m).exists()).expect("softhsm2 is installed (make test does it)");
+        let module =
+            MODULES.into_iter().find(|m| Path::new(m).exists()).expect("softhsm2 is installed (make test does it)");
         let dir = tempfile::tempdir().unwrap();
         let t = Token { dir, module };
         fs::create_dir(t.tokens()).unwrap();
@@ -303,7 +304,8 @@ fn r30_a_module_that_hangs_holds_nobody_up() {
     let token = Token::new();
     let m = token.unmounted();
     let (source, module) = (m.beside("hang.c"), m.beside("hang.so"));
-    fs::write(&source, "#include <unistd.h>\nunsigned long C_GetFunctionList(void *l) { for (;;) pause(); }\n").unwrap();
+    fs::write(&source, "#include <unistd.h>\nunsigned long C_GetFunctionList(void *l) { for (;;) pause(); }\n")
+        .unwrap();
     run(Command::new("gcc").args(["-shared", "-fPIC", "-o"]).arg(&module).arg(&source)).ok();
     let uri = format!("pkcs11:token=T?module-path={}&timeout=1", module.display());
     // It ends by itself: the harness would call it stuck otherwise.

@@ -116,8 +116,13 @@ impl AwsKey {
             "NotFoundException" => ProviderError::Gone(told),
             "InvalidCiphertextException" => ProviderError::Altered(told),
             "IncorrectKeyException" => ProviderError::WrongKey(told),
-            "ThrottlingException" | "LimitExceededException" | "KMSInternalException"
-            | "DependencyTimeoutException" | "KeyUnavailableException" | "InternalFailure" | "ServiceUnavailable" => {
+            "ThrottlingException"
+            | "LimitExceededException"
+            | "KMSInternalException"
+            | "DependencyTimeoutException"
+            | "KeyUnavailableException"
+            | "InternalFailure"
+            | "ServiceUnavailable" => {
                 return Failed { error: ProviderError::Unreachable(told), passing: true, credentials: false };
             }
             "ExpiredTokenException" | "UnrecognizedClientException" | "InvalidClientTokenId" => {

@@ -110,16 +110,20 @@ fn of_container(http: &Http) -> Result<Option<Credentials>, ProviderError> {
     let host = url.split_once("://").map(|(_, h)| h.split('/').next().unwrap_or_default()).unwrap_or_default();
     let fixed = ["169.254.170.2", "169.254.170.23", "[fd00:ec2::23]"];
     if !url.starts_with("https://") && !(url.starts_with("http://") && (is_local(host) || fixed.contains(&host))) {
-        return Err(ProviderError::Setup("AWS_CONTAINER_CREDENTIALS_FULL_URI must be https, or on this machine".into()));
+        return Err(ProviderError::Setup(
+            "AWS_CONTAINER_CREDENTIALS_FULL_URI must be https, or on this machine".into(),
+        ));
     }
     let token = match var("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE") {
-        Some(file) => Some(Zeroizing::new(std::fs::read_to_string(&file).map_err(|e| {
-            ProviderError::Setup(format!("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE {file}: {e}"))
-        })?)),
+        Some(file) => Some(Zeroizing::new(
+            std::fs::read_to_string(&file)
+                .map_err(|e| ProviderError::Setup(format!("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE {file}: {e}")))?,
+        )),
         None => var("AWS_CONTAINER_AUTHORIZATION_TOKEN").map(Zeroizing::new),
     };
     let headers: Vec<_> = token.iter().map(|t| ("authorization", t.trim())).collect();
-    let answer = http.call(&Call { put: false, url: &url, headers: &headers, body: None, timeout: METADATA_TIMEOUT })?;
+    let answer =
+        http.call(&Call { put: false, url: &url, headers: &headers, body: None, timeout: METADATA_TIMEOUT })?;
     match Credentials::of_json(&answer.body) {
         Some(c) if answer.status == 200 => Ok(Some(c)),
         _ => Err(ProviderError::Refused(format!("the container's credentials: status {}", answer.status))),
@@ -226,7 +230,9 @@ mod tests {
     #[test]
     fn the_files_of_the_aws_tools_are_understood() {
         let files = Files {
-            credentials: sections("[default]\naws_access_key_id = A\naws_secret_access_key=b=c\n\n[other]\naws_access_key_id=X\n"),
+            credentials: sections(
+                "[default]\naws_access_key_id = A\naws_secret_access_key=b=c\n\n[other]\naws_access_key_id=X\n",
+            ),
             config: sections(
                 "# c\n[default]\nregion = eu-central-1\n[profile  other]\nregion=r2\ns3 =\n  region = no\n\
                  aws_access_key_id = O\naws_secret_access_key = P\naws_session_token = T\n",

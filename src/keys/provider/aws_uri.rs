@@ -30,6 +30,9 @@ impl Endpoint {
         let bad = |why: &str| ProviderError::Setup(format!("the endpoint {url:?} of the key service {why}"));
         let url = url.strip_suffix('/').unwrap_or(url);
         let (scheme, host) = url.split_once("://").ok_or_else(|| bad("is no URL"))?;
+        // As the header `host` has it, which is signed: without the port that goes without saying.
+        let usual = if scheme == "https" { ":443" } else { ":80" };
+        let host = host.strip_suffix(usual).unwrap_or(host);
         let legal = |b: u8| b.is_ascii_alphanumeric() || b"-._:[]".contains(&b);
         if host.is_empty() || host.len() > 255 || !host.bytes().all(legal) {
             return Err(bad("must be a host, and a port if need be, without a path"));
@@ -40,7 +43,7 @@ impl Endpoint {
             "http" => return Err(bad("is not on this machine: it must be https")),
             _ => return Err(bad("must be https")),
         }
-        Ok(Endpoint { url: url.to_owned(), host: host.to_owned() })
+        Ok(Endpoint { url: format!("{scheme}://{host}"), host: host.to_owned() })
     }
 
     pub fn is_tls(&self) -> bool {
@@ -67,8 +70,7 @@ impl AwsUri {
         if key.is_empty() || key.len() > 2048 || !key.bytes().all(legal) {
             return Err(setup("name the key by its id, alias/NAME, or ARN"));
         }
-        let mut uri =
-            AwsUri { key, region: String::new(), endpoint: None, profile: None, timeout: TIMEOUT_DEFAULT };
+        let mut uri = AwsUri { key, region: String::new(), endpoint: None, profile: None, timeout: TIMEOUT_DEFAULT };
         for pair in query.split('&').filter(|p| !p.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             let value = percent::decode_text(value)?;
@@ -136,12 +138,10 @@ mod tests {
             assert_eq!((uri.key.as_str(), uri.region.as_str()), (arn, "eu-west-1"), "{form}");
             assert_eq!(uri.endpoint().url, "https://kms.eu-west-1.amazonaws.com");
         }
-        let uri = AwsUri::parse("alias/a?region=cn-north-1&profile=p%20q&timeout=3&endpoint=http://127.0.0.1:5000/").unwrap();
+        let uri =
+            AwsUri::parse("alias/a?region=cn-north-1&profile=p%20q&timeout=3&endpoint=http://127.0.0.1:5000/").unwrap();
         assert_eq!(uri.endpoint().host, "127.0.0.1:5000");
-        assert_eq!(
-            uri.to_string(),
-            "alias/a?region=cn-north-1&endpoint=http://127.0.0.1:5000&profile=p%20q&timeout=3"
-        );
+        assert_eq!(uri.to_string(), "alias/a?region=cn-north-1&endpoint=http://127.0.0.1:5000&profile=p%20q&timeout=3");
         assert_eq!(AwsUri::parse(&uri.to_string()).unwrap(), uri);
         assert!(AwsUri::parse("alias/a?region=cn-north-1").unwrap().endpoint().url.ends_with(".com.cn"));
     }
@@ -151,6 +151,7 @@ mod tests {
         for good in ["http://localhost:1", "http://[::1]:8", "http://127.9.9.9", "https://kms.example:8443"] {
             assert!(Endpoint::parse(good).is_ok(), "{good}");
         }
+        assert_eq!(Endpoint::parse("https://kms.example:443/").unwrap().url, "https://kms.example");
         for bad in [
             "http://example.com",
             "http://127.0.0.1.example.com",

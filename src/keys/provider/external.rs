@@ -25,12 +25,10 @@ pub struct Calls {
 /// What is known of a key's state.
 #[derive(Default)]
 struct Known {
-    /// When the service last said that the key can be used.
-    usable_at: Option<Instant>,
     /// When it was last asked, and what came of it if that was not good.
     asked_at: Option<Instant>,
     trouble: Option<ProviderError>,
-    /// Since when nothing good was heard.
+    /// The first time since the last good word that nothing good was heard.
     silent_since: Option<Instant>,
 }
 
@@ -94,7 +92,12 @@ impl External {
 
     pub fn calls(&self) -> Calls {
         let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        Calls { generate: of(&self.generate), unwrap: of(&self.unwrap), describe: of(&self.describe), failed: of(&self.failed) }
+        Calls {
+            generate: of(&self.generate),
+            unwrap: of(&self.unwrap),
+            describe: of(&self.describe),
+            failed: of(&self.failed),
+        }
     }
 
     /// The key's state, asked anew when what is known is older than `age_max`. While one asks, the others take what is known.
@@ -132,12 +135,12 @@ impl External {
         log::debug!("{}: {came} after {} ms", self.name, (now - begun).as_millis());
         let mut known = self.known.lock();
         match &answer {
-            Ok(_) => *known = Known { usable_at: Some(now), asked_at: Some(now), ..Known::default() },
+            Ok(_) => *known = Known { asked_at: Some(now), ..Known::default() },
             Err(e) => {
                 self.failed.fetch_add(1, Ordering::Relaxed);
                 // A blob that does not open says nothing about the key.
                 if !matches!(e, ProviderError::Altered(_) | ProviderError::WrongKey(_)) {
-                    known.silent_since = known.silent_since.or(known.usable_at).or(Some(now));
+                    known.silent_since = known.silent_since.or(Some(begun));
                     known.asked_at = Some(now);
                     known.trouble = Some(e.clone());
                 }
@@ -243,16 +246,18 @@ mod tests {
     }
 
     #[test]
-    fn r30_silence_counts_from_the_last_good_word_and_a_bad_blob_is_not_silence() {
+    fn r30_silence_counts_from_its_first_moment_and_a_bad_blob_is_not_silence() {
         let (fake, external) = fake();
         external.describe().unwrap();
-        let heard = external.known.lock().usable_at.unwrap();
         *fake.error.lock() = Some(ProviderError::Altered("a".into()));
         with(|c| external.unwrap(c, &[1])).unwrap_err();
         assert_eq!(external.standing(Duration::from_secs(3600)), Standing::Usable);
         *fake.error.lock() = Some(ProviderError::Unreachable("down".into()));
-        let Standing::Unknown(since, _) = external.standing(Duration::ZERO) else { panic!("it is down") };
-        assert_eq!(since, heard);
+        let Standing::Unknown(first, _) = external.standing(Duration::ZERO) else { panic!("it is down") };
+        *fake.error.lock() = Some(ProviderError::Refused("no".into()));
+        external.known.lock().asked_at = None;
+        let Standing::Unknown(since, _) = external.standing(Duration::ZERO) else { panic!("it lets nobody in") };
+        assert_eq!(since, first);
     }
 
     #[test]

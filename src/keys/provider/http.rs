@@ -123,7 +123,9 @@ fn tls_agent() -> Result<Agent, ProviderError> {
 #[cfg(not(feature = "aws-lc"))]
 fn tls_agent() -> Result<Agent, ProviderError> {
     let _ = roots;
-    Err(ProviderError::Setup("this ssefs was built without TLS (feature aws-lc): it reaches services of this machine only".into()))
+    Err(ProviderError::Setup(
+        "this ssefs was built without TLS (feature aws-lc): it reaches services of this machine only".into(),
+    ))
 }
 
 fn roots() -> Result<Vec<Certificate<'static>>, ProviderError> {

@@ -18,6 +18,8 @@ mod sigv4;
 use std::fmt;
 use std::time::Duration;
 
+use subtle::ConstantTimeEq;
+
 use crate::crypto::secret::MasterKey;
 use crate::types::{BucketId, KekId, KeyId};
 
@@ -196,6 +198,26 @@ impl KeyRef {
         Ok((KeyRef { service: self.service, rest }, description, made))
     }
 
+    /// Whether the key does what it must, before anything hangs on it: a secret goes there and comes back.
+    pub fn prove(&self) -> Result<(), ProviderError> {
+        let (key, context) = (self.open()?, (BucketId::default(), KeyId("none".into())));
+        let context = Context { bucket: &context.0, kek: KekId(0), key: &context.1 };
+        let (secret, blob) = key.generate(&context)?;
+        match bool::from(key.unwrap(&context, &blob)?.expose().ct_eq(secret.expose())) {
+            true => Ok(()),
+            false => Err(ProviderError::Setup("the key service gave back another secret than it gave out".into())),
+        }
+    }
+
+    /// Takes back a key that was made for nothing. Only for one that nothing hangs on.
+    pub fn unmake(&self) {
+        if self.service == Service::Pkcs11
+            && let Err(e) = pkcs11::destroy(&self.rest)
+        {
+            log::warn!("a key was made for nothing and is still there: {self}: {e}");
+        }
+    }
+
     /// A new key beside this one, for a new version. A service that rotates its keys itself refuses.
     pub fn rotate(&self) -> Result<KeyRef, ProviderError> {
         match self.service {
@@ -238,7 +260,10 @@ mod tests {
         let one = Context { bucket: &bucket, kek: KekId(1), key: &key }.associated_data();
         assert_eq!(&one[..16], b"\x0c\0\0\0ssefs:bucket");
         let longer = KeyId("mk-11".into());
-        for other in [Context { bucket: &bucket, kek: KekId(11), key: &key }, Context { bucket: &bucket, kek: KekId(1), key: &longer }] {
+        for other in [
+            Context { bucket: &bucket, kek: KekId(11), key: &key },
+            Context { bucket: &bucket, kek: KekId(1), key: &longer },
+        ] {
             assert_ne!(one, other.associated_data());
         }
     }

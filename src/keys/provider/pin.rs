@@ -31,9 +31,7 @@ pub enum PinSource {
 impl PinSource {
     /// `file:/path` or `/path` (RFC 7512), `fd:N`, `env:NAME`.
     pub fn parse(text: &str) -> Result<PinSource, ProviderError> {
-        let bad = || {
-            ProviderError::Setup("pin-source is file:/PATH, fd:NUMBER or env:NAME".into())
-        };
+        let bad = || ProviderError::Setup("pin-source is file:/PATH, fd:NUMBER or env:NAME".into());
         let file = |path: &str| Some(PathBuf::from(path)).filter(|p| p.is_absolute()).ok_or_else(bad);
         if let Some(path) = text.strip_prefix("file:") {
             return Ok(PinSource::File(file(path.strip_prefix("//").unwrap_or(path))?));
@@ -53,11 +51,13 @@ impl PinSource {
 
     /// Reads the PIN. A descriptor can be read once: what it gave is kept for the life of the process.
     pub fn read(&self) -> Result<Pin, ProviderError> {
-        let failed = |e: &dyn std::fmt::Display| ProviderError::Setup(format!("the PIN cannot be read from {self}: {e}"));
+        let failed =
+            |e: &dyn std::fmt::Display| ProviderError::Setup(format!("the PIN cannot be read from {self}: {e}"));
         let pin = match self {
             PinSource::File(path) => {
                 // Not blocking: a pipe without a writer must not hold us up.
-                let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(|e| failed(&e))?;
+                let file =
+                    File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(|e| failed(&e))?;
                 let meta = file.metadata().map_err(|e| failed(&e))?;
                 if !meta.is_file() {
                     return Err(failed(&"not a regular file"));

@@ -1,6 +1,7 @@
 //! Keys of PKCS#11 tokens. The one-time secret is ours, from the kernel; the token seals it with AES-GCM under a key that
 //! never leaves it. Blob: 1 | nonce 12 | ciphertext 32 | tag 16; associated data: the context.
 
+use cryptoki::error::{Error, RvError};
 use cryptoki::mechanism::Mechanism;
 use cryptoki::mechanism::aead::GcmParams;
 use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle};
@@ -61,9 +62,13 @@ impl Provider for Pkcs11Key {
             let mut nonce = [0u8; NONCE_BYTES];
             nonce.copy_from_slice(&blob[1..=NONCE_BYTES]);
             let params = GcmParams::new(&mut nonce, &aad, 128.into())?;
-            let opened = session.decrypt(&Mechanism::AesGcm(params), key, &blob[1 + NONCE_BYTES..]);
-            // SoftHSM says CKR_GENERAL_ERROR or CKR_ENCRYPTED_DATA_INVALID for a wrong tag, as its version has it.
-            let opened = Zeroizing::new(opened?);
+            let opened = match session.decrypt(&Mechanism::AesGcm(params), key, &blob[1 + NONCE_BYTES..]) {
+                // What a wrong tag is called differs. When the key does its work otherwise, it is the blob.
+                Err(Error::Pkcs11(rv, _)) if is_vague(rv) && works(session, key) => {
+                    return Err(ProviderError::Altered(format!("{rv:?}")).into());
+                }
+                opened => Zeroizing::new(opened?),
+            };
             let mut secret = Zeroizing::new([0u8; 32]);
             if opened.len() != 32 {
                 return Err(answer("the token gave no secret of 32 bytes"));
@@ -80,6 +85,26 @@ impl Provider for Pkcs11Key {
             described(session, key, &uri)
         })
     }
+}
+
+/// Return codes of C_Decrypt that say nothing about why.
+fn is_vague(rv: RvError) -> bool {
+    matches!(rv, RvError::GeneralError | RvError::FunctionFailed | RvError::DataInvalid | RvError::DeviceError)
+}
+
+/// Whether the key opens what it has just sealed.
+fn works(session: &Session, key: ObjectHandle) -> bool {
+    let (mut nonce, mut again) = ([0u8; NONCE_BYTES], [0u8; NONCE_BYTES]);
+    if fill_random(&mut nonce).is_err() {
+        return false;
+    }
+    let Ok(params) = GcmParams::new(&mut nonce, b"works", 128.into()) else { return false };
+    let mechanism = Mechanism::AesGcm(params);
+    let Ok(sealed) = session.encrypt(&mechanism, key, &[0; 32]) else { return false };
+    let Mechanism::AesGcm(mut used) = mechanism else { return false };
+    again.copy_from_slice(used.iv());
+    let Ok(params) = GcmParams::new(&mut again, b"works", 128.into()) else { return false };
+    session.decrypt(&Mechanism::AesGcm(params), key, &sealed).is_ok_and(|opened| opened == [0; 32])
 }
 
 fn answer(why: &str) -> Trouble {
@@ -126,7 +151,9 @@ fn described(session: &Session, key: ObjectHandle, uri: &Pkcs11Uri) -> Result<De
     }
     match of_what {
         Some(why) => Err(ProviderError::Setup(format!("the {} of {} {why}", object(uri), uri.token)).into()),
-        None => Ok(Description { key: format!("{};{}", uri.token, object(uri)), detail: uri.module.display().to_string() }),
+        None => {
+            Ok(Description { key: format!("{};{}", uri.token, object(uri)), detail: uri.module.display().to_string() })
+        }
     }
 }
 
@@ -171,6 +198,16 @@ fn id_of(session: &Session, key: ObjectHandle, uri: &Pkcs11Uri) -> Result<Option
 /// A new key beside that of `rest`: same token, same label, an id of its own.
 pub fn make_next(rest: &str) -> Result<String, ProviderError> {
     Ok(make(&Pkcs11Uri::parse(rest)?)?.0.to_string())
+}
+
+/// Destroys the key, which nobody has used yet.
+pub fn destroy(rest: &str) -> Result<(), ProviderError> {
+    let uri = Pkcs11Uri::parse(rest)?;
+    let there = uri.clone();
+    run(&uri, move |session| match all(session, &there)?[..] {
+        [key] => Ok(session.destroy_object(key)?),
+        _ => Ok(()),
+    })
 }
 
 fn make(uri: &Pkcs11Uri) -> Result<(Pkcs11Uri, Description), ProviderError> {

@@ -112,7 +112,9 @@ impl Pkcs11Uri {
                 "module-name" => module = Some(named(&value)?),
                 "pin-source" => uri.pin = Some(PinSource::parse(&value)?),
                 "pin-value" => {
-                    return Err(setup("pin-value would be seen by others: use pin-source=file:/PATH, fd:N or env:NAME"));
+                    return Err(setup(
+                        "pin-value would be seen by others: use pin-source=file:/PATH, fd:N or env:NAME",
+                    ));
                 }
                 "timeout" => uri.timeout = timeout(&value)?,
                 _ => {
@@ -147,8 +149,12 @@ fn named(name: &str) -> Result<PathBuf, ProviderError> {
         return Err(setup("module-name is a name without path and suffix"));
     }
     let tries = MODULE_DIRS.iter().flat_map(|dir| {
-        [format!("{dir}/{name}.so"), format!("{dir}/lib{name}.so"), format!("{dir}/pkcs11/{name}.so"),
-         format!("{dir}/softhsm/lib{name}.so")]
+        [
+            format!("{dir}/{name}.so"),
+            format!("{dir}/lib{name}.so"),
+            format!("{dir}/pkcs11/{name}.so"),
+            format!("{dir}/softhsm/lib{name}.so"),
+        ]
     });
     let mut found = tries.map(PathBuf::from).filter(|p| p.exists());
     found.next().ok_or_else(|| setup(&format!("there is no module {name}: name it with module-path=/PATH.so")))

@@ -28,7 +28,8 @@ pub fn run<T: Send + 'static>(
     uri: &Pkcs11Uri,
     job: impl Fn(&Session) -> Result<T, Trouble> + Send + 'static,
 ) -> Result<T, ProviderError> {
-    let late = || ProviderError::Unreachable(format!("{} gave no answer within {} s", uri.token, uri.timeout.as_secs()));
+    let late =
+        || ProviderError::Unreachable(format!("{} gave no answer within {} s", uri.token, uri.timeout.as_secs()));
     let end = Instant::now() + uri.timeout;
     let (answer, answered) = bounded(1);
     let uri_there = uri.clone();
@@ -57,7 +58,8 @@ fn worker(module: &Path) -> Result<Sender<Job>, ProviderError> {
         return Ok(jobs.clone());
     }
     let (jobs, todo) = bounded::<Job>(WAITING_MAX);
-    let mut worker = Worker { path: module.to_owned(), module: None, sessions: HashMap::new(), refused: HashMap::new() };
+    let mut worker =
+        Worker { path: module.to_owned(), module: None, sessions: HashMap::new(), refused: HashMap::new() };
     std::thread::Builder::new()
         .name("ssefs-pkcs11".into())
         .spawn(move || {
