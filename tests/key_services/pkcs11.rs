@@ -184,7 +184,7 @@ fn r30_a_token_that_is_taken_out_is_a_key_that_is_not_there_until_it_is_back() {
 }
 
 #[test]
-fn r30_a_key_destroyed_on_its_token_is_revoked_and_one_that_wrapped_nothing_is_rejected_or_damage() {
+fn r30_a_key_destroyed_on_its_token_is_revoked() {
     if skip_without_ssefs() {
         return;
     }
@@ -201,6 +201,55 @@ fn r30_a_key_destroyed_on_its_token_is_revoked_and_one_that_wrapped_nothing_is_r
     fs::write(&object, kept).unwrap();
     m.mount();
     assert_eq!(fs::read_to_string(m.at("f")).unwrap(), "content");
+}
+
+#[test]
+fn r30_what_a_token_wrapped_opens_in_its_place_only() {
+    let token = Token::new();
+    let m = token.unmounted();
+    let key = token.create(&m, "object=master").json()["key"].as_str().unwrap().to_owned();
+    // In a process of its own, because SoftHSM finds its tokens through the environment.
+    let mut inner = Command::new(std::env::current_exe().unwrap());
+    inner.args(["--exact", "pkcs11::in_a_process_of_its_own", "--ignored"]);
+    inner.env("SOFTHSM2_CONF", token.conf()).env("SSEFS_TEST_CONFIG", m.config()).env("SSEFS_TEST_KEY", key);
+    let said = run(&mut inner).ok();
+    assert!(said.contains("1 passed"), "{said}");
+}
+
+#[test]
+#[ignore = "run by r30_what_a_token_wrapped_opens_in_its_place_only"]
+fn in_a_process_of_its_own() {
+    use ssefs::keys::provider::ProviderError;
+    use ssefs::keys::{KeyError, KeyService, Keyring, RootSource};
+    use ssefs::types::{BucketId, KekId, KeyId};
+    let (Some(config), Ok(key)) = (std::env::var_os("SSEFS_TEST_CONFIG"), std::env::var("SSEFS_TEST_KEY")) else {
+        return;
+    };
+    let config = PathBuf::from(config);
+    let keys = Keyring::open(&config, RootSource::in_config(&config)).unwrap();
+    let (key, bucket) = (KeyId(key), BucketId([7; 16]));
+    let new = keys.new_kek(&key, &bucket, KekId(1)).unwrap();
+    let open = |bucket: &BucketId, kek: u64, wrapped: &[u8]| keys.unwrap_kek(&key, 1, bucket, KekId(kek), wrapped);
+    assert_eq!(open(&bucket, 1, &new.wrapped).unwrap().expose(), new.kek.expose());
+    let altered = |opened: Result<_, KeyError>| match opened.map(|_: ssefs::crypto::secret::Kek| ()) {
+        Err(KeyError::Service { source: ProviderError::Altered(_), .. }) => {}
+        other => panic!("{other:?}"),
+    };
+    altered(open(&BucketId([8; 16]), 1, &new.wrapped));
+    altered(open(&bucket, 2, &new.wrapped));
+    // Each byte of blob and wrap: version, length, nonce, ciphertext, tag, and our own wrap behind them.
+    for at in 0..new.wrapped.len() {
+        let mut bytes = new.wrapped.clone();
+        bytes[at] ^= 1;
+        assert!(open(&bucket, 1, &bytes).is_err(), "byte {at}");
+    }
+    for length in 0..new.wrapped.len() {
+        assert!(open(&bucket, 1, &new.wrapped[..length]).is_err(), "{length} bytes");
+    }
+    let longer = [&new.wrapped[..], &[0]].concat();
+    assert!(open(&bucket, 1, &longer).is_err());
+    let local = keys.create_key(None, "").unwrap();
+    assert!(keys.unwrap_kek(&local, 1, &bucket, KekId(1), &new.wrapped).is_err(), "under a key that lies here");
 }
 
 #[test]
