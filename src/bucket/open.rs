@@ -265,6 +265,7 @@ impl Bucket {
             counter: AtomicU64::new(0),
             keks: Mutex::new(keks),
             kek_making: Mutex::new(()),
+            sealing: RwLock::new(()),
             unwrapped: Mutex::new(HashMap::new()),
             resolved: Mutex::new(HashMap::new()),
             rule_generation: AtomicU64::new(1),

@@ -30,9 +30,11 @@ impl From<RuleError> for OpError {
 fn of_rule(e: &RuleError) -> ErrorCode {
     match e {
         RuleError::NoRule { .. } => ErrorCode::NotFound,
-        RuleError::KeyNotFound { .. } | RuleError::KeyDisabled { .. } | RuleError::KeyPendingDeletion { .. } => {
-            ErrorCode::Key
-        }
+        RuleError::KeyNotFound { .. }
+        | RuleError::KeyDestroyed { .. }
+        | RuleError::KeyDisabled { .. }
+        | RuleError::KeyPendingImport { .. }
+        | RuleError::KeyPendingDeletion { .. } => ErrorCode::Key,
         _ => ErrorCode::Refused,
     }
 }
@@ -50,6 +52,8 @@ fn of_key(e: &KeyError) -> ErrorCode {
         | KeyError::NoVersion { .. }
         | KeyError::Disabled(_)
         | KeyError::PendingDeletion(_)
+        | KeyError::PendingImport(_)
+        | KeyError::Destroyed { .. }
         | KeyError::UnknownProvider { .. } => ErrorCode::Key,
         KeyError::KeyringDamaged { .. }
         | KeyError::RowAltered { .. }
@@ -60,9 +64,15 @@ fn of_key(e: &KeyError) -> ErrorCode {
         KeyError::KeyringNewer { .. } => ErrorCode::Newer,
         KeyError::KeyringBusy(_) => ErrorCode::Busy,
         KeyError::KeyringFull(_) => ErrorCode::Full,
-        KeyError::Managed(_) => ErrorCode::Refused,
-        KeyError::AliasTaken(_) | KeyError::BucketKnown(_) => ErrorCode::Exists,
-        KeyError::BadAlias(_) => ErrorCode::Usage,
+        KeyError::Managed(_) | KeyError::InUse { .. } | KeyError::NotNow { .. } => ErrorCode::Refused,
+        KeyError::Denied { .. } => ErrorCode::Permission,
+        KeyError::Material { .. } | KeyError::Recovery { .. } => ErrorCode::Key,
+        KeyError::AliasTaken(_) | KeyError::BucketKnown(_) | KeyError::KeyThere(_) | KeyError::FileExists(_) => {
+            ErrorCode::Exists
+        }
+        KeyError::BadAlias(_) | KeyError::WaitDays(_) | KeyError::RotateDays | KeyError::BadDescription => {
+            ErrorCode::Usage
+        }
         KeyError::StoreMissing(_)
         | KeyError::StoreGone { .. }
         | KeyError::StoreUnknown(_)
