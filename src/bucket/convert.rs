@@ -23,6 +23,7 @@ impl Bucket {
     pub(super) fn convert_locked(self: &Bucket, inode: &Arc<Inode>, to: &Effective) -> Result<Arc<Seal>, BucketError> {
         let me = self.me.upgrade().ok_or(BucketError::Failed("the bucket is closing".into()))?;
         let generation = self.rule_generation.load(Ordering::Acquire);
+        let _sealing = self.sealing.read();
         let resolved = self.resolve_rule(&to.rule)?;
         let size = inode.state.lock().row.size;
         let sealed = inode.state.lock().row.sealed;

@@ -109,20 +109,20 @@ impl Bucket {
         self.rules_changed();
     }
 
-    fn check_rule(&self, rule: &Rule, place: Place) -> Result<(), BucketError> {
-        self.dialect().check_rule(rule, place)?;
-        // A key that does not exist is found out now, not at the first write.
-        self.resolve_rule(rule)?;
-        Ok(())
+    /// The rule as it is stored, its key by id. A key that does not exist is found out now, not at the first write.
+    fn check_rule(&self, uid: u32, rule: Rule, place: Place) -> Result<Rule, BucketError> {
+        self.dialect().check_rule(&rule, place)?;
+        self.may_name_key(uid, &rule)?;
+        self.rule_by_id(rule)
     }
 
     /// Set or delete the bucket's rule; durable when it returns.
     pub fn set_rule(&self, uid: u32, rule: Option<Rule>) -> Result<(), BucketError> {
         self.health()?;
         self.may_rule(uid)?;
-        if let Some(r) = &rule {
-            self.check_rule(r, Place::Bucket)?;
-        }
+        // Until the rule is in force: who lets go of a key looks at the rules.
+        let _sealing = self.sealing.read();
+        let rule = rule.map(|r| self.check_rule(uid, r, Place::Bucket)).transpose()?;
         {
             let _permit = self.gate.names();
             self.change_settings(|s| s.rule = rule);
@@ -140,9 +140,8 @@ impl Bucket {
         if !self.inode(dir)?.state.lock().is_dir() {
             return Err(BucketError::NotDirectory);
         }
-        if let Some(r) = &rule {
-            self.check_rule(r, Place::Directory)?;
-        }
+        let _sealing = self.sealing.read();
+        let rule = rule.map(|r| self.check_rule(uid, r, Place::Directory)).transpose()?;
         {
             let _permit = self.gate.names();
             let text = rule.as_ref().map(|r| r.to_string());
@@ -205,8 +204,9 @@ impl Bucket {
         self.health()?;
         if let Some(r) = &request {
             self.dialect().check_request(r)?;
-            self.resolve_rule(&r.as_rule())?;
         }
+        let sealing = self.sealing.read();
+        let request = request.map(|r| self.request_by_id(r)).transpose()?;
         let inode = self.inode(ino)?;
         let _io = inode.io.write();
         if !inode.state.lock().is_file() {
@@ -238,6 +238,7 @@ impl Bucket {
             }
             self.note_change(&inode, &mut st);
         }
+        drop(sealing);
         let has_content = inode.state.lock().row.size > 0;
         if request.is_some() && has_content && self.dialect().requests_win() {
             self.ensure_put(&inode)?;

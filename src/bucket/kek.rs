@@ -281,6 +281,7 @@ impl Bucket {
 
     /// Wrap every KEK under the newest version of its master key (SEMANTICS 20). Data is not touched; what is done stays done.
     pub fn rewrap(&self) -> Result<RewrapReport, BucketError> {
+        let _no_kek_goes = self.sealing.read();
         let mut report = RewrapReport { keks: 0, rewrapped: 0, key_version: 0 };
         let rows = self.keks.lock().clone();
         for row in rows {

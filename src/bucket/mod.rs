@@ -13,6 +13,7 @@ mod inspect;
 mod inspect_data;
 mod intent;
 mod kek;
+mod key_use;
 mod leaf;
 mod listing;
 mod lock;
@@ -51,6 +52,7 @@ pub use error::{BucketError, Holder};
 pub(crate) use inspect::{Inspection, Seen};
 pub(crate) use inspect_data::{BadChunk, Watch};
 pub use kek::RewrapReport;
+pub use key_use::KeyUse;
 pub use listing::Listing;
 pub use make::CreateOptions;
 pub use names::{NewInode, RENAME_EXCHANGE, RENAME_NOREPLACE, SetAttr};
@@ -141,6 +143,8 @@ pub struct Bucket {
     external_keys: Mutex<HashSet<String>>,
     /// KEKs that are being unwrapped aside (None), or were not to be had.
     fetched: Mutex<HashMap<KekId, Option<BucketError>>>,
+    /// Held shared from taking a KEK until what it wraps is seen in an inode; exclusively to let go of a master key.
+    sealing: RwLock<()>,
     unwrapped: Mutex<HashMap<KekId, Arc<Kek>>>,
     resolved: Mutex<HashMap<Rule, Resolved>>,
     rule_generation: AtomicU64,

@@ -267,6 +267,7 @@ impl Bucket {
             flights: super::kek::Flights::default(),
             external_keys: Mutex::default(),
             fetched: Mutex::default(),
+            sealing: RwLock::new(()),
             unwrapped: Mutex::new(HashMap::new()),
             resolved: Mutex::new(HashMap::new()),
             rule_generation: AtomicU64::new(1),

@@ -351,6 +351,7 @@ impl Bucket {
             self.content(&mut st)?.rule_generation = generation;
             return Ok(seal);
         }
+        let _sealing = self.sealing.read();
         let resolved = self.resolve_rule(&effective.rule)?;
         let seal = Arc::new(self.new_seal(resolved, &effective.origin)?);
         let mut st = inode.state.lock();

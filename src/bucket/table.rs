@@ -113,6 +113,11 @@ impl Table {
         self.0.lock().inodes.get(&ino).cloned()
     }
 
+    /// Every inode in memory.
+    pub fn all(&self) -> Vec<Arc<Inode>> {
+        self.0.lock().inodes.values().cloned().collect()
+    }
+
     /// The inode under this number: the one that is there already, or `inode`.
     pub fn insert(&self, inode: Arc<Inode>) -> Arc<Inode> {
         let mut t = self.0.lock();

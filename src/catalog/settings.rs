@@ -76,6 +76,18 @@ impl Reader {
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
+    /// How many objects have content under a master key.
+    pub fn seals_under(&self, key_id: &str) -> Result<u64, CatalogError> {
+        Ok(self.0.query_row("SELECT count(*) FROM seal WHERE key_id = ?1", [key_id], |r| r.get::<_, i64>(0))? as u64)
+    }
+
+    /// What is requested, and for how many files each.
+    pub fn request_rules(&self) -> Result<Vec<(String, u64)>, CatalogError> {
+        let mut s = self.0.prepare("SELECT rule, count(*) FROM request GROUP BY rule")?;
+        let rows = s.query_map([], |r| Ok((r.get(0)?, r.get::<_, i64>(1)? as u64)))?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
     pub fn segments(&self) -> Result<Vec<SegmentRow>, CatalogError> {
         let mut s = self.0.prepare("SELECT id, bytes, live FROM segment ORDER BY id")?;
         let rows = s.query_map([], |r| {
@@ -138,6 +150,11 @@ impl Tx<'_> {
             Change::PutKek,
             &[&(k.id as i64), &k.key_id, &k.key_version, &k.wrapped, &k.created, &(k.uses as i64)],
         )?;
+        Ok(())
+    }
+
+    pub fn delete_kek(&self, id: u64) -> Result<(), CatalogError> {
+        self.write_unrecorded("DELETE FROM kek WHERE id = ?1", [id as i64])?;
         Ok(())
     }
 

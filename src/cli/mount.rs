@@ -18,6 +18,7 @@ use super::{logging, mountpoint, print};
 use crate::bucket::{Bucket, CreateOptions, OpenOptions};
 use crate::control::{self, MountIdentity, Server};
 use crate::fuse::{self, mount_table};
+use crate::keys::Timer;
 use crate::ops::{self, ErrorCode, OpError};
 use crate::rule::Dialect;
 
@@ -127,6 +128,8 @@ fn serve(plan: &Plan, live: impl FnOnce() -> Result<(), OpError>) -> Result<(), 
     };
     // Before the mount: a signal from here on ends it properly instead of killing us.
     let signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(|e| OpError::io("watch for signals", &e))?;
+    // Keys are destroyed and rotated in time as long as anything is mounted.
+    let _timer = Timer::start(Arc::clone(&store.keys)).map_err(|e| OpError::io("start a thread", &e))?;
     let bucket = Bucket::open(&store.path, store.id, &plan.bucket, &store.keys, &open)?;
     let ended = mounted(plan, &store.path, &bucket, socket, signals, live);
     // Closed by `mounted` when it got that far; closing twice is no error.

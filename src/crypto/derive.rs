@@ -2,7 +2,7 @@
 //! from one key must never share a label.
 
 use super::mac::Mac;
-use super::secret::{BucketKey, ChunkKey, DataKey, MacKey, MapKey, RootKey};
+use super::secret::{BucketKey, ChunkKey, DataKey, MacKey, MapKey, MasterKey, RootKey};
 use crate::types::{OpenId, SealId};
 use zeroize::Zeroizing;
 
@@ -41,6 +41,10 @@ pub fn map_key(k: &DataKey, seal: &SealId) -> MapKey {
 }
 pub fn plain_map_key(k: &BucketKey, seal: &SealId) -> MapKey {
     MapKey::take(&mut expand(k.expose(), "plain-map", &[&seal.0]))
+}
+/// Tags a key's recovery file; `k` is what seals it.
+pub fn export_key(k: &MasterKey) -> MacKey {
+    MacKey::take(&mut expand(k.expose(), "export-tag", &[]))
 }
 // Reserved, so not to be used for anything else: "tree" of K_bucket, "customer-kek" of a customer key.
 

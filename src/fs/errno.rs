@@ -5,10 +5,10 @@
 //! | ENOENT, EEXIST, ENOTDIR, EISDIR, ENOTEMPTY, ENAMETOOLONG, EFBIG, EMLINK | as on any file system |
 //! | EINVAL | a malformed or impossible rule (rows 48, 51, 55, 56, 59, 60), an unknown `user.sse.` name, bad arguments |
 //! | ENODATA | no such attribute; no rule or request is set here (row 58) |
-//! | EACCES | the caller may not change the rule (row 46) |
+//! | EACCES | the caller may not change the rule (row 46), or may not name this master key |
 //! | EPERM | a hard link to a directory |
 //! | ENOKEY | the root key, the keyring's entry for this bucket, or a customer key is not there; the key's external service is down, or refuses |
-//! | EKEYREVOKED | the master key is disabled, pending deletion or destroyed, here or in its external service |
+//! | EKEYREVOKED | the master key is disabled, pending import or deletion, or destroyed, here or in its external service |
 //! | EKEYREJECTED | a key that is not the one needed |
 //! | EBADMSG | content, rules, keys or the catalog are not what was written (row 64) |
 //! | ENOSPC, EROFS, EBUSY | the store is full; open for reading only; open elsewhere |
@@ -184,7 +184,9 @@ fn rule_errno(e: &RuleError) -> i32 {
         | RuleError::NoneOnBucket
         | RuleError::NoneHasNoXml
         | RuleError::KeyNotFound { .. }
+        | RuleError::KeyDestroyed { .. }
         | RuleError::KeyDisabled { .. }
+        | RuleError::KeyPendingImport { .. }
         | RuleError::KeyPendingDeletion { .. }
         | RuleError::UnknownDialect { .. } => libc::EINVAL,
     }
@@ -211,9 +213,13 @@ fn service_errno(e: &ProviderError) -> i32 {
 /// Keys that an object needs. A key that is not in the keyring any more was destroyed, which is EKEYREVOKED (row 30).
 fn key_errno(e: &KeyError) -> i32 {
     match e {
-        KeyError::NotFound(_) | KeyError::NoVersion { .. } | KeyError::Disabled(_) | KeyError::PendingDeletion(_) => {
-            libc::EKEYREVOKED
-        }
+        KeyError::NotFound(_)
+        | KeyError::NoVersion { .. }
+        | KeyError::Disabled(_)
+        | KeyError::PendingImport(_)
+        | KeyError::PendingDeletion(_)
+        | KeyError::Destroyed { .. } => libc::EKEYREVOKED,
+        KeyError::Denied { .. } => libc::EACCES,
         KeyError::RootMissing { .. }
         | KeyError::RootUnreadable { .. }
         | KeyError::RootTooOpen { .. }
@@ -229,9 +235,16 @@ fn key_errno(e: &KeyError) -> i32 {
         | KeyError::StoreIdMalformed { .. } => libc::EBADMSG,
         KeyError::KeyringBusy(_) => libc::EAGAIN,
         KeyError::KeyringFull(_) => libc::ENOSPC,
-        KeyError::Managed(_) => libc::EPERM,
-        KeyError::AliasTaken(_) | KeyError::BucketKnown(_) => libc::EEXIST,
-        KeyError::BadAlias(_) => libc::EINVAL,
+        KeyError::Managed(_) | KeyError::InUse { .. } | KeyError::NotNow { .. } => libc::EPERM,
+        KeyError::AliasTaken(_) | KeyError::BucketKnown(_) | KeyError::KeyThere(_) | KeyError::FileExists(_) => {
+            libc::EEXIST
+        }
+        KeyError::BadAlias(_)
+        | KeyError::WaitDays(_)
+        | KeyError::RotateDays
+        | KeyError::BadDescription
+        | KeyError::Material { .. }
+        | KeyError::Recovery { .. } => libc::EINVAL,
         KeyError::Service { source, .. } | KeyError::BadProvider(source) => service_errno(source),
         KeyError::Unwrap { source, .. } => crypto_errno(source),
         KeyError::Crypto(e) => crypto_errno(e),

@@ -5,7 +5,6 @@ use serde::Serialize;
 
 use super::{Caller, Fs, FsError};
 use crate::bucket::{Attr, BucketError, ROOT};
-use crate::keys::KeyError;
 use crate::rule::{self, Cipher, Method, Place, Request, Rule, RuleError};
 
 /// What all of them begin with.
@@ -115,16 +114,6 @@ fn some<T>(value: Option<T>) -> Result<T, FsError> {
 /// A value as text; what is no UTF-8 is no algorithm, key or data encryption, and the rule's own errors say so.
 fn text(value: &[u8]) -> std::borrow::Cow<'_, str> {
     String::from_utf8_lossy(value)
-}
-
-/// A key that cannot be named in a rule or a request is an error of what was asked (row 59), not of a key that data needs.
-fn asked(e: BucketError) -> FsError {
-    FsError::Bucket(match e {
-        BucketError::Key(KeyError::NotFound(key)) => BucketError::Rule(RuleError::KeyNotFound { key }),
-        BucketError::Key(KeyError::Disabled(key)) => BucketError::Rule(RuleError::KeyDisabled { key }),
-        BucketError::Key(KeyError::PendingDeletion(key)) => BucketError::Rule(RuleError::KeyPendingDeletion { key }),
-        e => e,
-    })
 }
 
 impl Fs {
@@ -292,7 +281,7 @@ impl Fs {
             KmsKeyId => rule::request_with_kms_key(now, Some(&text(value)))?,
             _ => rule::request_with_data_encryption(now, Some(&text(value)))?,
         };
-        self.set_request(a, Some(request))
+        self.set_request(caller, a, Some(request))
     }
 
     /// Remove one.
@@ -320,7 +309,7 @@ impl Fs {
             }
             Algorithm => {
                 some(self.bucket.request(a.ino)?)?;
-                self.set_request(a, None)
+                self.set_request(caller, a, None)
             }
             KmsKeyId | DataEncryption => {
                 let now = some(self.bucket.request(a.ino)?)?;
@@ -332,7 +321,7 @@ impl Fs {
                     some(rule.data_encryption())?;
                     rule::request_with_data_encryption(Some(now), None)?
                 };
-                self.set_request(a, Some(request))
+                self.set_request(caller, a, Some(request))
             }
         }
     }
@@ -343,15 +332,16 @@ impl Fs {
         } else {
             self.bucket.set_dir_rule(caller.uid, a.ino, rule)
         };
-        set.map_err(asked)
+        Ok(set?)
     }
 
     /// The kernel has let pass only who may write the file.
-    fn set_request(&self, a: &Attr, request: Option<Request>) -> Result<(), FsError> {
+    fn set_request(&self, caller: Caller, a: &Attr, request: Option<Request>) -> Result<(), FsError> {
         if let Some(r) = &request {
             self.bucket.dialect().check_request(r)?;
+            self.bucket.may_name_key(caller.uid, &r.as_rule())?;
         }
-        self.bucket.set_request(a.ino, request).map_err(asked)
+        Ok(self.bucket.set_request(a.ino, request)?)
     }
 
     /// Those that have a value here, for the mount option `list_sse`.
@@ -375,13 +365,5 @@ mod tests {
         for bad in ["user.sse.", "user.sse.defaults", "user.sse.default.", "user.sse.Default", "user.sse"] {
             assert_eq!(Name::parse(bad.as_bytes()), None);
         }
-    }
-
-    #[test]
-    fn r59_a_key_that_cannot_be_named_is_an_error_of_the_rule() {
-        let e = asked(BucketError::Key(KeyError::NotFound("k9".into())));
-        assert_eq!(e.errno(), libc::EINVAL);
-        assert!(e.words().starts_with("KMS.NotFoundException: the key k9 does not exist"));
-        assert!(e.needs_words());
     }
 }

@@ -59,6 +59,34 @@ pub enum KeyError {
     Disabled(String),
     #[error("KMS.KMSInvalidStateException: key {0:?} is pending deletion")]
     PendingDeletion(String),
+    #[error(
+        "KMS.KMSInvalidStateException: key {0:?} is pending import: its material was deleted, import it again with: ssefs key import"
+    )]
+    PendingImport(String),
+    #[error("KMS.NotFoundException: key {key:?} was destroyed {}", crate::types::utc(*when))]
+    Destroyed { key: String, when: i64 },
+    #[error(
+        "AccessDenied: user {uid} may not use the key {key}; root or the keyring's owner can allow it: ssefs key grant {key} {uid}"
+    )]
+    Denied { uid: u32, key: String },
+    #[error("key {key:?} is in use: {buckets} bucket{} on it", if *buckets == 1 { " hangs" } else { "s hang" })]
+    InUse { key: String, buckets: usize },
+    #[error("key {key:?}: {why}")]
+    NotNow { key: String, why: &'static str },
+    #[error("a key waits 7 to 30 days for its deletion, not {0}")]
+    WaitDays(u32),
+    #[error("a key rotates by itself after 1 to 36500 days, or with 0 never")]
+    RotateDays,
+    #[error("a description has at most 8192 bytes and no NUL")]
+    BadDescription,
+    #[error("{from} is no key material: {why}")]
+    Material { from: PathBuf, why: String },
+    #[error("{path} cannot be used as the recovery file of a key: {why}")]
+    Recovery { path: PathBuf, why: &'static str },
+    #[error("key {0:?} is in the keyring: a recovery file brings back only what is gone")]
+    KeyThere(String),
+    #[error("{0} is there already: it is not overwritten")]
+    FileExists(PathBuf),
     #[error("key {key:?} belongs to the key service {provider:?}, which this ssefs does not know")]
     UnknownProvider { key: String, provider: String },
     #[error("key {0:?} is managed for a bucket: only customer master keys can be changed by hand")]
@@ -106,10 +134,13 @@ impl KeyError {
     /// The key services' error code, where they have one for this.
     pub fn code(&self) -> Option<&'static str> {
         match self {
-            KeyError::NotFound(_) | KeyError::NoVersion { .. } => Some("KMS.NotFoundException"),
+            KeyError::NotFound(_) | KeyError::NoVersion { .. } | KeyError::Destroyed { .. } => {
+                Some("KMS.NotFoundException")
+            }
             KeyError::Disabled(_) => Some("KMS.DisabledException"),
-            KeyError::PendingDeletion(_) => Some("KMS.KMSInvalidStateException"),
+            KeyError::PendingDeletion(_) | KeyError::PendingImport(_) => Some("KMS.KMSInvalidStateException"),
             KeyError::Service { source, .. } => Some(source.code()),
+            KeyError::Denied { .. } => Some("AccessDenied"),
             _ => None,
         }
     }

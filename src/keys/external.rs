@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::KeyError;
-use super::keyring::{Inner, Keyring, now};
-use super::masters::{self, KeyKind, KeyState};
+use super::keyring::{Inner, Keyring};
+use super::masters::{self, KeyKind, KeyOrigin, KeyState};
 use super::provider::{self, BLOB_BYTES_MAX, Calls, Context, Description, External, KeyRef, ProviderError, Service};
 use super::rows::{MasterRow, Snapshot};
 use crate::crypto::CryptoError;
@@ -135,25 +135,20 @@ fn brief(uri: &str) -> &str {
 /// The reference of one version of a key; None for a key that lies here.
 fn reference(s: &Snapshot, row: &MasterRow, version: u32) -> Result<Option<KeyRef>, KeyError> {
     let Some(provider) = &row.provider else { return Ok(None) };
-    let unknown = || KeyError::UnknownProvider { key: masters::known_as(row), provider: provider.clone() };
+    let unknown = || KeyError::UnknownProvider { key: masters::name_of(row), provider: provider.clone() };
     let service = Service::parse(provider).ok_or_else(unknown)?;
-    let of_version = s.version_refs.get(&(row.id.clone(), version));
-    let rest = of_version.cloned().ok_or_else(|| KeyError::NoVersion { key: row.id.0.clone(), version })?;
+    let of_version = s.versions.get(&(row.id.clone(), version));
+    let rest = of_version
+        .and_then(|v| v.provider_ref.clone())
+        .ok_or_else(|| KeyError::NoVersion { key: row.id.0.clone(), version })?;
     Ok(Some(KeyRef { service, rest }))
 }
 
 impl Keyring {
     /// Makes a customer master key that lies with a service: `pkcs11:...` or `aws-kms:...`. The service is asked first.
     pub fn create_external_key(&self, alias: Option<&str>, description: &str, uri: &str) -> Result<Settled, KeyError> {
-        let free = |s: &Snapshot| match alias {
-            Some(a) if s.masters.values().any(|k| k.alias.as_deref() == Some(a)) => {
-                Err(KeyError::AliasTaken(a.to_owned()))
-            }
-            _ => Ok(()),
-        };
-        if let Some(alias) = alias {
-            masters::check_alias(alias)?;
-        }
+        let free = |s: &Snapshot| alias.map_or(Ok(()), |a| masters::alias_is_free(s, a, None));
+        masters::check_names(alias, Some(description))?;
         // Before a key is made in a token for nothing.
         self.read(|inner| free(&inner.snapshot))?;
         let asked = KeyRef::parse(uri).map_err(KeyError::BadProvider)?;
@@ -172,12 +167,17 @@ impl Keyring {
                         bucket: None,
                         description: description.to_owned(),
                         state: KeyState::Enabled,
-                        created: now(),
+                        created: self.now(),
                         provider: Some(there.service.as_str().into()),
                         provider_ref: Some(there.rest.clone()),
+                        origin: KeyOrigin::Generated,
+                        rotate_days: Some(0),
+                        delete_after: None,
+                        destroyed: None,
+                        overdue: None,
                     },
                 )?;
-                masters::put_version(c, &id, 1, Vec::new(), Some(&there.rest))?;
+                masters::put_external_version(c, &id, 1, &there.rest, self.now())?;
                 Ok(id)
             })
         });
@@ -199,7 +199,7 @@ impl Keyring {
         let (newest, there, name) = self.read(|inner| {
             let row = masters::usable(&inner.snapshot, key)?;
             let newest = masters::newest(&inner.snapshot, key)?;
-            Ok((newest, reference(&inner.snapshot, row, newest)?, masters::known_as(row)))
+            Ok((newest, reference(&inner.snapshot, row, newest)?, masters::name_of(row)))
         })?;
         let there = there.ok_or_else(|| KeyError::NoVersion { key: key.0.clone(), version: newest })?;
         let next = there.rotate().map_err(|source| refused(&name, &there.to_string(), source))?;
@@ -208,7 +208,7 @@ impl Keyring {
                 let row = masters::usable(c.snapshot, key)?.clone();
                 // Another process may have been faster: its version stays, ours comes after it.
                 let version = masters::newest(c.snapshot, key)? + 1;
-                masters::put_version(c, key, version, Vec::new(), Some(&next.rest))?;
+                masters::put_external_version(c, key, version, &next.rest, self.now())?;
                 masters::put_master(c, &MasterRow { provider_ref: Some(next.rest.clone()), ..row })?;
                 Ok(version)
             })
@@ -221,7 +221,7 @@ impl Keyring {
         let row = masters::usable(&inner.snapshot, key)?;
         match reference(&inner.snapshot, row, version)? {
             Some(there) => {
-                let name = masters::known_as(row);
+                let name = masters::name_of(row);
                 Ok(Wrapper::External { key: self.external(&there), name })
             }
             None => Ok(Wrapper::Local(self.master(inner, key, version)?)),
@@ -238,7 +238,7 @@ impl Keyring {
         let found = self.read(|inner| {
             let row = masters::find(&inner.snapshot, key)?;
             let newest = masters::newest(&inner.snapshot, key)?;
-            Ok(reference(&inner.snapshot, row, newest)?.map(|there| (there, masters::known_as(row))))
+            Ok(reference(&inner.snapshot, row, newest)?.map(|there| (there, masters::name_of(row))))
         })?;
         Ok(found.map(|(there, name)| (self.external(&there), name)))
     }

@@ -14,7 +14,10 @@ use crate::types::{KeyId, to_hex};
 use parking_lot::Mutex;
 use rusqlite::types::Value;
 use rusqlite::{Connection, TransactionBehavior};
+use std::cell::Cell;
 use std::collections::HashMap;
+use std::fs::{self, OpenOptions};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -27,12 +30,16 @@ pub struct Created {
     pub keyring: bool,
 }
 
+/// Tells the time, in Unix seconds. Tests put another in the system's place.
+pub type Clock = Box<dyn Fn() -> i64 + Send + Sync>;
+
 /// An open keyring with its root key. May be shared by threads.
 pub struct Keyring {
     path: PathBuf,
     pub(super) root: RootKey,
     root_id: [u8; 8],
-    tag_key: MacKey,
+    pub(super) tag_key: MacKey,
+    clock: Clock,
     inner: Mutex<Inner>,
     pub(super) calls: AtomicU64,
     pub(super) externals: Externals,
@@ -53,6 +60,12 @@ pub(super) struct Change<'a> {
     rows: Rows<'a>,
     /// As of the transaction's begin.
     pub snapshot: &'a Snapshot,
+    /// The keyring's clock afterwards; never behind what it was, unless somebody says so.
+    pub clock: Cell<i64>,
+    /// Only the clock changes, which is nothing to watch for.
+    pub quiet: Cell<bool>,
+    /// Keys go for good: nothing of them may stay in what SQLite keeps beside the file for going back.
+    pub wipes: Cell<bool>,
 }
 
 impl Change<'_> {
@@ -65,6 +78,12 @@ impl Change<'_> {
     pub fn delete(&self, table: &Table, column: &str, value: Value) -> Result<(), KeyError> {
         let sql = format!("DELETE FROM {} WHERE {column} = ?", table.name);
         self.db.execute(&sql, [value]).map(drop).map_err(KeyError::sql(self.rows.path))
+    }
+
+    /// Deletes the row of `table` whose primary key is these two.
+    pub fn delete_both(&self, table: &Table, (a, b): (Value, Value)) -> Result<(), KeyError> {
+        let sql = format!("DELETE FROM {} WHERE {}=? AND {}=?", table.name, table.columns[0], table.columns[1]);
+        self.db.execute(&sql, [a, b]).map(drop).map_err(KeyError::sql(self.rows.path))
     }
 }
 
@@ -90,14 +109,19 @@ impl Keyring {
             created.keyring = db::create(&path, |db| {
                 let rows = Rows { key: &tag_key, path: &path };
                 let mut empty = rows.load(db)?;
-                rows.put_meta(db, &derive::root_id(&key), 1, &mut empty)
+                rows.put_meta(db, &derive::root_id(&key), (1, system_clock()), &mut empty)
             })?;
         }
         Ok((Keyring::open(config_dir, root)?, created))
     }
 
-    /// Opens the keyring of `config_dir` and verifies all of it.
+    /// Opens the keyring of `config_dir`, verifies all of it, and destroys the keys whose waiting period is over.
     pub fn open(config_dir: &Path, source: RootSource) -> Result<Keyring, KeyError> {
+        Keyring::open_with_clock(config_dir, source, Box::new(system_clock))
+    }
+
+    /// The same by another clock.
+    pub fn open_with_clock(config_dir: &Path, source: RootSource, clock: Clock) -> Result<Keyring, KeyError> {
         let path = keyring_path(config_dir);
         let db = db::open(&path)?;
         let root_id = Rows::root_id(&db, &path)?;
@@ -111,7 +135,13 @@ impl Keyring {
         let mut inner = Inner { db, data_version: -1, snapshot: Snapshot::default(), unwrapped: HashMap::new() };
         inner.refresh(&Rows { key: &tag_key, path: &path })?;
         let calls = AtomicU64::new(0);
-        Ok(Keyring { path, root, root_id, tag_key, inner: Mutex::new(inner), calls, externals: Externals::default() })
+        let externals = Externals::default();
+        let keyring = Keyring { path, root, root_id, tag_key, clock, inner: Mutex::new(inner), calls, externals };
+        // A keyring that cannot be written to still opens what it can.
+        if let Err(e) = keyring.upkeep(false) {
+            log::warn!("the keyring could not be looked over for keys to be destroyed: {e}");
+        }
+        Ok(keyring)
     }
 
     /// The keyring's file.
@@ -146,13 +176,28 @@ impl Keyring {
         // Verified inside the transaction: a change never puts its tag over rows that were not.
         let mut before = rows.load(&tx)?;
         rows.verify_meta(&tx, &mut before)?;
-        let out = f(&Change { db: &tx, rows: self.rows(), snapshot: &before })?;
+        let (clock, quiet) = (Cell::new(before.clock.max(self.now())), Cell::new(false));
+        let change = Change { db: &tx, rows: self.rows(), snapshot: &before, clock, quiet, wipes: Cell::new(false) };
+        let out = f(&change)?;
+        let (clock, quiet, wipes) = (change.clock.get(), change.quiet.get(), change.wipes.get());
         let mut after = rows.load(&tx)?;
-        rows.put_meta(&tx, &self.root_id, before.generation + 1, &mut after)?;
+        rows.put_meta(&tx, &self.root_id, (before.generation + u64::from(!quiet), clock), &mut after)?;
+        let journal = wipes.then(|| open_journal(&self.path)).flatten();
         tx.commit().map_err(sql)?;
+        if let Some(journal) = journal {
+            // It has no name any more, and held the pages as they were, wrapped keys and all.
+            if let Err(e) = overwrite(&journal) {
+                log::warn!("{}: the journal's blocks could not be overwritten: {e}", self.path.display());
+            }
+        }
         *snapshot = after;
         unwrapped.clear();
         Ok(out)
+    }
+
+    /// Now, in Unix seconds, as the clock has it.
+    pub(super) fn now(&self) -> i64 {
+        (self.clock)()
     }
 
     fn rows(&self) -> Rows<'_> {
@@ -178,7 +223,24 @@ impl Inner {
     }
 }
 
-/// Now, in Unix seconds.
-pub(super) fn now() -> i64 {
+/// The rollback journal of the open transaction (sqlite.org/lockingv3.html); no lock hangs on its inode.
+fn open_journal(keyring: &Path) -> Option<fs::File> {
+    let mut name = keyring.as_os_str().to_owned();
+    name.push("-journal");
+    OpenOptions::new().write(true).open(name).ok()
+}
+
+fn overwrite(mut file: &fs::File) -> std::io::Result<()> {
+    let zeroes = [0u8; 4096];
+    let mut left = file.metadata()?.len();
+    while left > 0 {
+        let n = left.min(zeroes.len() as u64);
+        file.write_all(&zeroes[..n as usize])?;
+        left -= n;
+    }
+    file.sync_all()
+}
+
+fn system_clock() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs() as i64)
 }

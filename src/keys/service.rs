@@ -27,7 +27,8 @@ pub struct Rewrapped {
 
 /// A key service. Calls may take a network round trip: never hold a lock over one.
 pub trait KeyService: Send + Sync {
-    /// Makes a KEK and wraps it under the newest version of `key`, bound to bucket and number.
+    /// Makes a KEK and wraps it under the newest version of `key`, bound to bucket and number. Registers first that the
+    /// bucket hangs on the key.
     fn new_kek(&self, key: &KeyId, bucket: &BucketId, kek: KekId) -> Result<NewKek, KeyError>;
 
     /// Unwraps a KEK that `version` of `key` wraps.
@@ -72,6 +73,8 @@ pub trait KeyService: Send + Sync {
 impl KeyService for Keyring {
     fn new_kek(&self, key: &KeyId, bucket: &BucketId, kek: KekId) -> Result<NewKek, KeyError> {
         self.calls.fetch_add(1, Ordering::Relaxed);
+        // Durable before the KEK exists: no key is deleted under a bucket that is away (SEMANTICS 75).
+        self.depend(bucket, key)?;
         let (version, wrapper) = self.read(|inner| {
             let version = masters::newest(&inner.snapshot, key)?;
             Ok((version, self.wrapper(inner, key, version)?))

@@ -31,9 +31,11 @@ impl From<RuleError> for OpError {
 fn of_rule(e: &RuleError) -> ErrorCode {
     match e {
         RuleError::NoRule { .. } => ErrorCode::NotFound,
-        RuleError::KeyNotFound { .. } | RuleError::KeyDisabled { .. } | RuleError::KeyPendingDeletion { .. } => {
-            ErrorCode::Key
-        }
+        RuleError::KeyNotFound { .. }
+        | RuleError::KeyDestroyed { .. }
+        | RuleError::KeyDisabled { .. }
+        | RuleError::KeyPendingImport { .. }
+        | RuleError::KeyPendingDeletion { .. } => ErrorCode::Key,
         _ => ErrorCode::Refused,
     }
 }
@@ -52,6 +54,8 @@ fn of_key(e: &KeyError) -> ErrorCode {
         | KeyError::Disabled(_)
         | KeyError::PendingDeletion(_)
         | KeyError::Service { .. }
+        | KeyError::PendingImport(_)
+        | KeyError::Destroyed { .. }
         | KeyError::UnknownProvider { .. } => ErrorCode::Key,
         KeyError::KeyringDamaged { .. }
         | KeyError::RowAltered { .. }
@@ -62,9 +66,17 @@ fn of_key(e: &KeyError) -> ErrorCode {
         KeyError::KeyringNewer { .. } => ErrorCode::Newer,
         KeyError::KeyringBusy(_) => ErrorCode::Busy,
         KeyError::KeyringFull(_) => ErrorCode::Full,
-        KeyError::Managed(_) => ErrorCode::Refused,
-        KeyError::AliasTaken(_) | KeyError::BucketKnown(_) => ErrorCode::Exists,
-        KeyError::BadProvider(ProviderError::Setup(_)) | KeyError::BadAlias(_) => ErrorCode::Usage,
+        KeyError::Managed(_) | KeyError::InUse { .. } | KeyError::NotNow { .. } => ErrorCode::Refused,
+        KeyError::Denied { .. } => ErrorCode::Permission,
+        KeyError::Material { .. } | KeyError::Recovery { .. } => ErrorCode::Key,
+        KeyError::AliasTaken(_) | KeyError::BucketKnown(_) | KeyError::KeyThere(_) | KeyError::FileExists(_) => {
+            ErrorCode::Exists
+        }
+        KeyError::BadProvider(ProviderError::Setup(_))
+        | KeyError::BadAlias(_)
+        | KeyError::WaitDays(_)
+        | KeyError::RotateDays
+        | KeyError::BadDescription => ErrorCode::Usage,
         KeyError::BadProvider(_) => ErrorCode::Key,
         KeyError::StoreMissing(_)
         | KeyError::StoreGone { .. }

@@ -18,6 +18,7 @@ pub use wire::WirePath;
 
 use crate::bucket::Bucket;
 use crate::rule::{self, Dialect, Place, Rule, RuleError};
+use crate::types::KeyId;
 
 pub mod check;
 
@@ -48,6 +49,8 @@ pub enum Command {
     ObjectShow { path: WirePath },
     /// Moves the keys that wrap data keys to the newest version of their master key.
     Rewrap,
+    /// What the bucket holds of a master key; when that is nothing, the keyring learns it.
+    KeyUse { key: String },
     /// Verifies the bucket's structure, with `read_data` every chunk as well.
     Check { read_data: bool },
     /// Gives back all room that can be given back, now.
@@ -89,6 +92,7 @@ pub fn run(bucket: &Bucket, caller_uid: u32, command: &Command, progress: &dyn P
         }
         Command::ObjectShow { path } => to_value(&bucket.object_show(path.as_path())?),
         Command::Rewrap => to_value(&bucket.rewrap()?),
+        Command::KeyUse { key } => to_value(&bucket.key_use(&KeyId(key.clone()))?),
         Command::Check { read_data } => {
             to_value(&check::check(bucket, check::CheckOptions { read_data: *read_data }, progress)?)
         }
@@ -164,6 +168,7 @@ mod tests {
             Command::Grant { uid: 1000, allow: true },
             Command::ObjectShow { path: WirePath::from(std::path::PathBuf::from("x")) },
             Command::Rewrap,
+            Command::KeyUse { key: "mk-1".into() },
             Command::Check { read_data: true },
             Command::Commit,
         ] {

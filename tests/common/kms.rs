@@ -10,8 +10,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD as BASE64;
+use base64ct::{Base64, Encoding};
 use serde_json::{Value, json};
 
 pub const REGION: &str = "eu-test-1";
@@ -173,7 +172,7 @@ impl Kms {
 
     /// Secrets it gave, as their answers had them.
     pub fn secrets(&self) -> Vec<String> {
-        self.shared.inside.lock().unwrap().blobs.values().map(|(s, _)| BASE64.encode(s)).collect()
+        self.shared.inside.lock().unwrap().blobs.values().map(|(s, _)| Base64::encode_string(s)).collect()
     }
 
     /// Forgets every blob that it gave: they do not open any more.
@@ -347,12 +346,11 @@ fn act(shared: &Shared, operation: &str, request: &Value, mood: &Mood) -> (u16, 
             if *mood == Mood::ShortSecret {
                 secret.truncate(16);
             }
-            let body =
-                json!({"KeyId": named, "Plaintext": BASE64.encode(secret), "CiphertextBlob": BASE64.encode(blob)});
+            let body = json!({"KeyId": named, "Plaintext": Base64::encode_string(&secret), "CiphertextBlob": Base64::encode_string(&blob)});
             (200, body)
         }
         "Decrypt" => {
-            let blob = BASE64.decode(request["CiphertextBlob"].as_str().unwrap_or_default()).unwrap_or_default();
+            let blob = Base64::decode_vec(request["CiphertextBlob"].as_str().unwrap_or_default()).unwrap_or_default();
             match inside.blobs.get(&blob) {
                 Some((secret, context)) if *context == request["EncryptionContext"] => {
                     let mut secret = secret.clone();
@@ -361,7 +359,7 @@ fn act(shared: &Shared, operation: &str, request: &Value, mood: &Mood) -> (u16, 
                         Mood::ShortSecret => secret.truncate(31),
                         _ => {}
                     }
-                    (200, json!({"KeyId": named, "Plaintext": BASE64.encode(secret)}))
+                    (200, json!({"KeyId": named, "Plaintext": Base64::encode_string(&secret)}))
                 }
                 _ => refuse("InvalidCiphertextException", ""),
             }

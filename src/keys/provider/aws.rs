@@ -3,8 +3,7 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD as BASE64;
+use base64ct::{Base64, Encoding};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
@@ -152,7 +151,7 @@ impl AwsKey {
             Some(Value::String(text)) => Zeroizing::new(text),
             _ => return Err(self.garbled("no Plaintext")),
         };
-        let bytes = Zeroizing::new(BASE64.decode(text.as_bytes()).map_err(|_| self.garbled("Plaintext is no base64"))?);
+        let bytes = Zeroizing::new(Base64::decode_vec(&text).map_err(|_| self.garbled("Plaintext is no base64"))?);
         let mut secret = Zeroizing::new([0u8; 32]);
         if bytes.len() != 32 {
             return Err(self.garbled("Plaintext is not 32 bytes"));
@@ -185,7 +184,7 @@ impl Provider for AwsKey {
         let request = json!({ "KeySpec": "AES_256", "EncryptionContext": AwsKey::context(context) });
         let mut answer = self.operation("GenerateDataKey", request)?;
         let secret = self.secret(&mut answer)?;
-        let blob = answer.get("CiphertextBlob").and_then(Value::as_str).and_then(|t| BASE64.decode(t).ok());
+        let blob = answer.get("CiphertextBlob").and_then(Value::as_str).and_then(|t| Base64::decode_vec(t).ok());
         match blob {
             Some(blob) if (1..=BLOB_BYTES_MAX).contains(&blob.len()) => Ok((secret, blob)),
             _ => Err(self.garbled("CiphertextBlob")),
@@ -194,7 +193,7 @@ impl Provider for AwsKey {
 
     fn unwrap(&self, context: &Context<'_>, blob: &[u8]) -> Result<OneTime, ProviderError> {
         let request = json!({
-            "CiphertextBlob": BASE64.encode(blob),
+            "CiphertextBlob": Base64::encode_string(blob),
             "EncryptionContext": AwsKey::context(context),
         });
         self.secret(&mut self.operation("Decrypt", request)?)
