@@ -90,10 +90,10 @@ pub fn find(http: &Http, profile: Option<&str>) -> Result<Credentials, ProviderE
     if let Some(c) = of_container(http)? {
         return Ok(c);
     }
-    if var("AWS_EC2_METADATA_DISABLED").is_none_or(|v| !v.eq_ignore_ascii_case("true")) {
-        if let Some(c) = of_instance(http) {
-            return Ok(c);
-        }
+    if var("AWS_EC2_METADATA_DISABLED").is_none_or(|v| !v.eq_ignore_ascii_case("true"))
+        && let Some(c) = of_instance(http)
+    {
+        return Ok(c);
     }
     Err(ProviderError::Setup(
         "no credentials for AWS: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or write ~/.aws/credentials".into(),
