@@ -11,7 +11,6 @@ use super::place::{self, Place};
 use super::print::{self, Bar};
 use crate::keys::{KeyError, KeyInfo, Keyring};
 use crate::ops::{Command, OpError};
-use crate::types::KeyId;
 
 pub fn run(place: &Place, command: &KeyCmd) -> Result<(), OpError> {
     let one = |name: &str| {
