@@ -32,7 +32,7 @@ pub fn run(place: &Place, keys: &Keyring, key: &KeyInfo, days: u32, seconds: Opt
         ));
     }
     match seconds {
-        Some(seconds) => keys.schedule_deletion_in(&key.id, seconds.into())?,
+        Some(seconds) => keys.schedule_deletion_in(&key.id, seconds)?,
         None => keys.schedule_deletion(&key.id, days)?,
     };
     Ok(())

@@ -232,6 +232,7 @@ fn key_errno(e: &KeyError) -> i32 {
         | KeyError::KeyringDamaged { .. }
         | KeyError::RowAltered { .. }
         | KeyError::RowsAltered { .. }
+        | KeyError::KeyringOlder { .. }
         | KeyError::StoreIdMalformed { .. } => libc::EBADMSG,
         KeyError::KeyringBusy(_) => libc::EAGAIN,
         KeyError::KeyringFull(_) => libc::ENOSPC,

@@ -63,20 +63,24 @@ impl Keyring {
     /// The key of this id or alias, if the user may name it and its state lets it be used.
     ///
     /// # Errors
-    /// `NotFound`, `Denied`, and those of its state, in this order.
+    /// `Denied`, in the same words whether there is such a key or not: else it would tell which there are. For those who may,
+    /// `NotFound` and those of its state.
     pub fn name_key(&self, uid: u32, name: &str) -> Result<KeyId, KeyError> {
-        let id = self.find_cmk(name)?;
         // Whoever can write the keyring's file has all keys anyway.
         let owner = std::fs::metadata(self.path()).map_err(KeyError::io(self.path()))?.uid();
+        let found = self.find_cmk(name);
         self.read(|inner| {
-            let row = find(&inner.snapshot, &id)?;
-            let default = row.alias.as_deref() == Some(DEFAULT_CMK_ALIAS);
-            let granted = inner.snapshot.grants.contains(&(id.clone(), uid));
-            if uid != 0 && uid != owner && !default && !granted {
+            let s = &inner.snapshot;
+            let may = |id: &KeyId| {
+                let default = s.masters.get(id).is_some_and(|k| k.alias.as_deref() == Some(DEFAULT_CMK_ALIAS));
+                default || s.grants.contains(&(id.clone(), uid))
+            };
+            if uid != 0 && uid != owner && !found.as_ref().is_ok_and(may) {
                 return Err(KeyError::Denied { uid, key: name.to_owned() });
             }
-            in_use(row)?;
-            Ok(id.clone())
+            let id = found?;
+            in_use(find(s, &id)?)?;
+            Ok(id)
         })
     }
 }

@@ -43,6 +43,10 @@ pub enum KeyError {
         "the keyring {path} was altered: rows were removed, or older ones put back. Put the keyring back from your backup"
     )]
     RowsAltered { path: PathBuf },
+    #[error(
+        "the keyring {path} has gone back from generation {seen} to {found}: put the newer one back, or unmount, if the older one is to count"
+    )]
+    KeyringOlder { path: PathBuf, found: u64, seen: u64 },
     #[error("the keyring {0} is in use by another process for longer than 10 s: try again")]
     KeyringBusy(PathBuf),
     #[error("no space left for the keyring {0}")]

@@ -13,8 +13,8 @@ use crate::types::{KeyId, from_hex, to_hex};
 use std::fmt::Write;
 use std::path::Path;
 
-const FAMILY: &str = "ssefs-key-";
-const FIRST_LINE: &str = "ssefs-key-1";
+const FAMILY: &str = "ssefs-key-export-";
+const FIRST_LINE: &str = "ssefs-key-export-1";
 /// A file of 1,000 versions with the longest description is shorter.
 const FILE_BYTES_MAX: usize = 1 << 20;
 
@@ -97,7 +97,7 @@ fn parse(bytes: &[u8], seal: &Material) -> Result<Recovered, &'static str> {
     if !text.starts_with(FIRST_LINE) || text.as_bytes().get(FIRST_LINE.len()) != Some(&b'\n') {
         return Err(match text.starts_with(FAMILY) {
             true => "its version is newer than this ssefs knows (1)",
-            false => "it does not begin with \"ssefs-key-1\"",
+            false => "it does not begin with \"ssefs-key-export-1\"",
         });
     }
     let (body, tag) = text.rsplit_once("tag ").ok_or("it is cut short")?;
@@ -134,7 +134,7 @@ fn parse(bytes: &[u8], seal: &Material) -> Result<Recovered, &'static str> {
         rotate_days: line("rotate-days").map(|t| t.parse().map_err(|_| ALTERED)).transpose()?,
         delete_after: None,
         destroyed: None,
-        overdue: None,
+        due_seen: None,
     };
     Ok(Recovered { row, versions })
 }

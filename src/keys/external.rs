@@ -174,7 +174,7 @@ impl Keyring {
                         rotate_days: Some(0),
                         delete_after: None,
                         destroyed: None,
-                        overdue: None,
+                        due_seen: None,
                     },
                 )?;
                 masters::put_external_version(c, &id, 1, &there.rest, self.now())?;

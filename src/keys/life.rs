@@ -9,6 +9,7 @@ use super::masters::{
     versions,
 };
 use super::rows::{GRANT, MasterRow, Snapshot, VERSION};
+use super::upkeep::AT_ONCE;
 use crate::crypto::secret::MasterKey;
 use crate::types::KeyId;
 use rusqlite::types::Value;
@@ -57,11 +58,15 @@ impl Keyring {
         if !(WAIT_DAYS_MIN..=WAIT_DAYS_MAX).contains(&days) {
             return Err(KeyError::WaitDays(days));
         }
-        self.schedule_deletion_in(key, i64::from(days) * DAY_S)
+        self.schedule(key, i64::from(days) * DAY_S, None)
     }
 
-    /// The same with a period in seconds, however short: for tests, and for those who know.
-    pub fn schedule_deletion_in(&self, key: &KeyId, seconds: i64) -> Result<i64, KeyError> {
+    /// The same with a period in seconds, however short, at whose end nobody looks twice: for tests, and for those who know.
+    pub fn schedule_deletion_in(&self, key: &KeyId, seconds: u32) -> Result<i64, KeyError> {
+        self.schedule(key, seconds.into(), Some(AT_ONCE.into()))
+    }
+
+    fn schedule(&self, key: &KeyId, seconds: i64, due_seen: Option<String>) -> Result<i64, KeyError> {
         self.change(|c| {
             let row = changeable(c.snapshot, key)?;
             if row.state == KeyState::PendingDeletion {
@@ -72,9 +77,9 @@ impl Keyring {
                 return Err(KeyError::InUse { key: name_of(&row), buckets: users.len() });
             }
             // Counted from the latest time the keyring has seen: a clock that is behind must not end the period early.
-            let at = c.clock.get().saturating_add(seconds.max(0));
+            let at = c.clock.get().saturating_add(seconds);
             let state = KeyState::PendingDeletion;
-            put_master(c, &MasterRow { state, delete_after: Some(at), overdue: None, ..row })?;
+            put_master(c, &MasterRow { state, delete_after: Some(at), due_seen, ..row })?;
             Ok(at)
         })
     }
@@ -88,7 +93,7 @@ impl Keyring {
             }
             let held = row.origin == KeyOrigin::Generated || !super::material::any_deleted(c.snapshot, key);
             let state = if held { KeyState::Disabled } else { KeyState::PendingImport };
-            put_master(c, &MasterRow { state, delete_after: None, overdue: None, ..row })
+            put_master(c, &MasterRow { state, delete_after: None, due_seen: None, ..row })
         })
     }
 
@@ -138,7 +143,7 @@ pub(super) fn destroy(c: &Change<'_>, row: &MasterRow, now: i64) -> Result<(), K
     c.delete(&VERSION, "key_id", Value::Text(row.id.0.clone()))?;
     c.delete(&GRANT, "key_id", Value::Text(row.id.0.clone()))?;
     let state = KeyState::Destroyed;
-    put_master(c, &MasterRow { state, alias: None, destroyed: Some(now), overdue: None, ..row.clone() })
+    put_master(c, &MasterRow { state, alias: None, destroyed: Some(now), due_seen: None, ..row.clone() })
 }
 
 /// The period after which a key rotates by itself, in days; 0: never.

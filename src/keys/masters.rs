@@ -236,7 +236,7 @@ impl Keyring {
                 rotate_days: new.rotate_days,
                 delete_after: None,
                 destroyed: None,
-                overdue: None,
+                due_seen: None,
             },
         )?;
         self.insert_version(c, &id, 1, first)?;
@@ -305,7 +305,7 @@ pub(super) fn put_master(c: &Change<'_>, row: &MasterRow) -> Result<(), KeyError
             number(row.rotate_days.map(i64::from)),
             number(row.delete_after),
             number(row.destroyed),
-            number(row.overdue),
+            text(&row.due_seen),
         ],
     )
 }

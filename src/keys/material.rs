@@ -38,7 +38,7 @@ impl Material {
         let mut key = Zeroizing::new([0u8; 32]);
         if bytes.len() == 32 {
             key.copy_from_slice(bytes);
-            return Ok(Material(MasterKey::take(&mut key)));
+            return Material::taken(&mut key);
         }
         let text = bytes.trim_ascii();
         let hex = !text.is_empty() && text.iter().all(u8::is_ascii_hexdigit);
@@ -68,7 +68,14 @@ impl Material {
             n if bytes.len() >= FILE_BYTES_MAX => return Err(format!("it is too long: {n} bytes or more; {FORMS}")),
             n => return Err(format!("it is too long, or in none of the forms: {n} bytes; {FORMS}")),
         }
-        Ok(Material(MasterKey::take(&mut key)))
+        Material::taken(&mut key)
+    }
+
+    fn taken(key: &mut [u8; 32]) -> Result<Material, String> {
+        match key.iter().all(|b| *b == key[0]) {
+            true => Err("it is one byte, again and again: that is no key".into()),
+            false => Ok(Material(MasterKey::take(key))),
+        }
     }
 
     pub(super) fn key(&self) -> &MasterKey {
@@ -183,7 +190,9 @@ mod tests {
         assert_eq!(&Material::parse(&raw).unwrap().key().expose()[..], raw);
         let unpadded = base64.trim_end_matches('=');
         assert_eq!(&Material::parse(unpadded.as_bytes()).unwrap().key().expose()[..], raw);
-        let cases: [(Vec<u8>, &str); 9] = [
+        let cases: [(Vec<u8>, &str); 11] = [
+            (vec![0; 32], "again and again"),
+            (vec![b'a'; 64], "again and again"),
             (vec![], "empty"),
             (vec![7; 31], "too short: 31 bytes"),
             (vec![7; 33], "too long"),

@@ -23,7 +23,7 @@ pub use buckets::BucketInfo;
 pub use dependants::Dependant;
 pub use error::KeyError;
 pub use external::{Settled, Standing};
-pub use keyring::{Clock, Created, Keyring, keyring_path};
+pub use keyring::{Clock, Created, Keyring, Moment, keyring_path};
 pub use life::{WAIT_DAYS_DEFAULT, WAIT_DAYS_MAX, WAIT_DAYS_MIN};
 pub use masters::{
     DEFAULT_CMK_ALIAS, KeyInfo, KeyKind, KeyOrigin, KeyState, ROTATE_DAYS_DEFAULT, ROTATE_DAYS_MAX, VersionInfo,

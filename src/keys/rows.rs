@@ -42,7 +42,7 @@ pub const MASTER: Table = Table {
         "rotate_days",
         "delete_after",
         "destroyed",
-        "overdue",
+        "due_seen",
     ],
     key_columns: 1,
 };
@@ -79,7 +79,8 @@ pub struct MasterRow {
     /// Unix seconds, as all times.
     pub delete_after: Option<i64>,
     pub destroyed: Option<i64>,
-    pub overdue: Option<i64>,
+    /// A `Sight` of the end of its waiting period.
+    pub due_seen: Option<String>,
 }
 
 /// One version of a master key.
@@ -164,7 +165,7 @@ impl Rows<'_> {
                 rotate_days: c.optional(Columns::small)?,
                 delete_after: c.optional(Columns::integer)?,
                 destroyed: c.optional(Columns::integer)?,
-                overdue: c.optional(Columns::integer)?,
+                due_seen: c.optional(Columns::text)?,
             };
             s.masters.insert(row.id.clone(), row);
         }

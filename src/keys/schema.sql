@@ -42,7 +42,7 @@ CREATE TABLE master_key (
   rotate_days  INTEGER,                     -- null: the default; 0: never
   delete_after INTEGER,                     -- Unix seconds, while pending deletion
   destroyed    INTEGER,                     -- when; the row stays, its versions are gone
-  overdue      INTEGER,                     -- when it was first found due after nobody had looked for a week
+  due_seen     TEXT,                        -- when its end was first seen: a clock that is ahead destroys nothing
   tag          BLOB NOT NULL
 ) STRICT;
 

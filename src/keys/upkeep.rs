@@ -1,14 +1,14 @@
 //! What time does to keys: those whose waiting period is over are destroyed, those older than their period rotate. Any
-//! process may do it, each does it once. Nothing is destroyed before its time, whatever the clock does: the keyring
-//! keeps the latest time it has seen, periods are counted from there, and the clock itself must have passed their end.
+//! process may do it, each does it once. No clock that is wrong destroys a key early: periods are counted from the latest
+//! time the keyring has seen, and their end must be seen twice, a day apart, by clocks that agree.
 
 use super::KeyError;
 use super::dependants::dependants_of;
-use super::keyring::Keyring;
+use super::keyring::{Keyring, Moment};
 use super::life::{DAY_S, destroy, next_rotation, rotate_days};
 use super::masters::{KeyState, name_of, put_master};
 use super::rows::{MasterRow, Snapshot};
-use crate::types::KeyId;
+use crate::types::{KeyId, from_hex, to_hex};
 use parking_lot::{Condvar, Mutex};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -16,9 +16,11 @@ use std::time::Duration;
 
 /// The keyring's clock is written down when it is behind by this much.
 const CLOCK_STEP_S: i64 = 3600;
-/// After so long a time in which nobody looked, the clock may be wrong: what it says is over gets `GRACE_S` more.
-const UNSEEN_S: i64 = 7 * DAY_S;
-const GRACE_S: i64 = DAY_S;
+/// Between the two looks at the end of a waiting period, by the clock; and by that of the machine, unless it was started anew.
+const LOOKS_APART_S: i64 = DAY_S;
+const LOOKS_APART_UPTIME_S: i64 = 3600;
+/// In the place of a first look: there need not be one.
+pub(super) const AT_ONCE: &str = "at once";
 /// A mount looks this often; most looks read nothing but whether the keyring has changed.
 const LOOK_EACH: Duration = Duration::from_secs(5);
 
@@ -30,26 +32,48 @@ pub struct Upkept {
     pub rotated: Vec<(KeyId, u32)>,
 }
 
+/// A look at the end of a waiting period, as the keyring keeps it: `UNIX UPTIME BOOT`.
+fn pack(m: &Moment) -> String {
+    format!("{} {} {}", m.unix, m.uptime, to_hex(&m.boot))
+}
+
+fn parse(text: &str) -> Option<Moment> {
+    let mut words = text.split(' ');
+    let mut number = || words.next()?.parse().ok();
+    let (unix, uptime) = (number()?, number()?);
+    Some(Moment { unix, uptime, boot: from_hex(words.next()?)? })
+}
+
 /// What is to be done to a key.
 enum Due {
     Destroy,
-    /// It is over, but nobody has looked for a week: noted now, destroyed a day later.
-    Note,
+    /// Its end is seen for the first time; or with None a look was taken by a clock that was wrong.
+    Look(Option<String>),
     Rotate,
 }
 
-fn due(s: &Snapshot, row: &MasterRow, now: i64, rotates: bool) -> Option<Due> {
-    match row.state {
-        KeyState::PendingDeletion if row.delete_after.is_some_and(|at| at <= now) => match row.overdue {
-            Some(since) => (now >= since.saturating_add(GRACE_S)).then_some(Due::Destroy),
-            None if now - s.clock > UNSEEN_S => Some(Due::Note),
-            None => Some(Due::Destroy),
-        },
-        KeyState::Enabled if rotates => {
+fn due(s: &Snapshot, row: &MasterRow, now: &Moment, rotates: bool) -> Option<Due> {
+    match (row.state, row.delete_after) {
+        (KeyState::PendingDeletion, Some(at)) => {
+            let over = at <= now.unix;
+            let seen = match row.due_seen.as_deref() {
+                Some(AT_ONCE) => return over.then_some(Due::Destroy),
+                Some(text) => parse(text),
+                None => return over.then(|| Due::Look(Some(pack(now)))),
+            };
+            match seen {
+                Some(first) if over && first.unix <= now.unix => {
+                    let up = now.boot != first.boot || now.uptime - first.uptime >= LOOKS_APART_UPTIME_S;
+                    (up && now.unix - first.unix >= LOOKS_APART_S).then_some(Due::Destroy)
+                }
+                _ => Some(Due::Look(over.then(|| pack(now)))),
+            }
+        }
+        (KeyState::Enabled, _) if rotates => {
             // A clock that has gone back rotates nothing; a version far in the future is one that a wrong clock dated.
             let at = next_rotation(s, row)?;
-            let far = at - now > 2 * i64::from(rotate_days(row)) * DAY_S;
-            (now >= s.clock - DAY_S && (at <= now || far)).then_some(Due::Rotate)
+            let far = at - now.unix > 2 * i64::from(rotate_days(row)) * DAY_S;
+            (now.unix >= s.clock - DAY_S && (at <= now.unix || far)).then_some(Due::Rotate)
         }
         _ => None,
     }
@@ -58,10 +82,10 @@ fn due(s: &Snapshot, row: &MasterRow, now: i64, rotates: bool) -> Option<Due> {
 impl Keyring {
     /// Destroys keys whose time is over and, with `rotate`, rotates those that are older than their period.
     pub fn upkeep(&self, rotate: bool) -> Result<Upkept, KeyError> {
-        let now = self.now();
+        let now = self.moment();
         let idle = self.read(|inner| {
             let s = &inner.snapshot;
-            Ok(now - s.clock < CLOCK_STEP_S && s.masters.values().all(|row| due(s, row, now, rotate).is_none()))
+            Ok(now.unix - s.clock < CLOCK_STEP_S && s.masters.values().all(|row| due(s, row, &now, rotate).is_none()))
         })?;
         let mut done = Upkept::default();
         if idle {
@@ -70,7 +94,7 @@ impl Keyring {
         self.change(|c| {
             c.quiet.set(true);
             for row in c.snapshot.masters.values() {
-                match due(c.snapshot, row, now, rotate) {
+                match due(c.snapshot, row, &now, rotate) {
                     None => continue,
                     // Only a keyring from another time can have both; nothing is lost by waiting.
                     Some(Due::Destroy) if !dependants_of(c.snapshot, &row.id).is_empty() => {
@@ -78,10 +102,14 @@ impl Keyring {
                         continue;
                     }
                     Some(Due::Destroy) => {
-                        destroy(c, row, now)?;
+                        destroy(c, row, now.unix)?;
                         done.destroyed.push(row.id.clone());
                     }
-                    Some(Due::Note) => put_master(c, &MasterRow { overdue: Some(now), ..row.clone() })?,
+                    // Nothing that anybody who watches the keyring would act upon.
+                    Some(Due::Look(due_seen)) => {
+                        put_master(c, &MasterRow { due_seen, ..row.clone() })?;
+                        continue;
+                    }
                     Some(Due::Rotate) => done.rotated.push((row.id.clone(), self.new_version(c, &row.id)?)),
                 }
                 c.quiet.set(false);

@@ -60,6 +60,7 @@ fn of_key(e: &KeyError) -> ErrorCode {
         KeyError::KeyringDamaged { .. }
         | KeyError::RowAltered { .. }
         | KeyError::RowsAltered { .. }
+        | KeyError::KeyringOlder { .. }
         | KeyError::Unwrap { .. }
         | KeyError::StoreIdLost(_)
         | KeyError::StoreIdMalformed { .. } => ErrorCode::Damage,
