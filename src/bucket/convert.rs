@@ -23,11 +23,11 @@ impl Bucket {
     pub(super) fn convert_locked(self: &Bucket, inode: &Arc<Inode>, to: &Effective) -> Result<Arc<Seal>, BucketError> {
         let me = self.me.upgrade().ok_or(BucketError::Failed("the bucket is closing".into()))?;
         let generation = self.rule_generation.load(Ordering::Acquire);
-        let resolved = self.resolve_rule(&to.rule)?;
+        let resolved = self.resolve_asked(&to.asked)?;
         let size = inode.state.lock().row.size;
         let sealed = inode.state.lock().row.sealed;
         self.space.admit(sealed + (sealed >> 6) + (1 << 20), self.log.unwritten_bytes())?;
-        let seal = Arc::new(self.new_seal(resolved, &to.origin)?);
+        let seal = Arc::new(self.new_seal(inode, resolved, &to.origin)?);
         // What is dirty goes into the log under the old seal first: then the map alone says what there is.
         let mut jobs = Jobs::new(&me);
         self.flush_inode(inode, &mut jobs);
@@ -73,7 +73,7 @@ impl Bucket {
             Ok(())
         })?;
         drop(hold);
-        log::info!("object {}: converted to {}", inode.ino, to.rule);
+        log::info!("object {}: converted to {}", inode.ino, to.asked);
         Ok(seal)
     }
 

@@ -162,7 +162,7 @@ impl Bucket {
     ) -> Result<bool, BucketError> {
         let Some(seal_row) = view.rows().seal(row.ino)? else { return Ok(true) };
         let Ok(request) = view.request(row.ino)? else { return Ok(true) };
-        let (seal, mut map) = match self.open_seal(&seal_row, row.size, request.as_ref()) {
+        let (seal, mut map) = match self.open_seal(&seal_row, row.size, request.as_ref(), self.lent_key(&seal_row).as_deref()) {
             Ok(opened) => opened,
             Err(e @ (BucketError::Catalog(_) | BucketError::Failed(_))) => return Err(e),
             Err(_) => return Ok(true),

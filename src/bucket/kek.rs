@@ -35,6 +35,7 @@ impl Bucket {
         if let Some(k) = self.unwrapped.lock().get(&id) {
             return Ok(k.clone());
         }
+        self.keyring_stands()?;
         let row = self.keks.lock().iter().find(|r| r.id == id.0).cloned();
         let Some(row) = row else {
             return Err(BucketError::Altered {
@@ -65,16 +66,11 @@ impl Bucket {
             return Ok((id, self.kek(id)?));
         }
         let _making = self.kek_making.lock();
-        if let Some(row) = self.keks.lock().iter().rev().find(|r| usable(r)) {
-            let id = KekId(row.id);
-            return self
-                .unwrapped
-                .lock()
-                .get(&id)
-                .cloned()
-                .map(|k| (id, k))
-                .ok_or(BucketError::Invalid("a KEK vanished"));
+        let made = self.keks.lock().iter().rev().find(|r| usable(r)).map(|r| KekId(r.id));
+        if let Some(id) = made {
+            return Ok((id, self.kek(id)?));
         }
+        self.keyring_stands()?;
         let id = KekId(self.counters.lock().next_kek);
         let new = self.keys()?.new_kek(key, &self.id, id)?;
         let row = KekRow {

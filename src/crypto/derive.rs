@@ -42,10 +42,11 @@ pub fn map_key(k: &DataKey, seal: &SealId) -> MapKey {
 pub fn plain_map_key(k: &BucketKey, seal: &SealId) -> MapKey {
     MapKey::take(&mut expand(k.expose(), "plain-map", &[&seal.0]))
 }
-// Reserved, so not to be used for anything else: "tree" of K_bucket, "customer-kek" of a customer key.
+// Reserved, so not to be used for anything else: "tree" of K_bucket. Those of a customer key are in customer.rs:
+// "customer-kek", "customer-verifier", "customer-request".
 
 /// FORMAT.md's Expand(k, label, ctx).
-fn expand(k: &[u8], label: &str, ctx: &[&[u8]]) -> Zeroizing<[u8; 32]> {
+pub(super) fn expand(k: &[u8], label: &str, ctx: &[&[u8]]) -> Zeroizing<[u8; 32]> {
     let mut info = vec![&b"ssefs/1/"[..], label.as_bytes(), &[0]];
     info.extend_from_slice(ctx);
     hkdf_expand_32(k, &info)
