@@ -2,6 +2,7 @@
 //! kernel's caches right. Nothing is decided here that a test without a mount would want to see.
 
 mod convert;
+pub mod ioctl;
 mod mount;
 pub mod mount_table;
 
@@ -16,15 +17,17 @@ use std::time::{Duration, SystemTime};
 
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
-    KernelConfig, LockOwner, Notifier, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite,
+    IoctlFlags, KernelConfig, LockOwner, Notifier, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite,
     ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
 pub use mount::{MountOptions, Mounted, Unmounter, mount};
 
 use crate::bucket::{Attr, BucketError, Listing};
-use crate::fs::{Caller, Change, Fs, FsError, Handle, WriteAs, is_slow};
+use crate::fs::{Caller, Change, Fs, FsError, Handle, WriteAs, is_lock, is_slow};
+use zeroize::Zeroizing;
+
 use convert::{file_attr, file_type, nanoseconds};
 
 /// Names and attributes change only through this mount, so the kernel may keep them.
@@ -148,6 +151,15 @@ impl Adapter {
         self.fs.sync(handle, Box::new(done));
     }
 
+    /// Lock something; `answer` is called when it is done, with what went wrong.
+    fn lock(&self, caller: Caller, ino: u64, name: &[u8], answer: impl FnOnce(Option<Errno>) + Send + 'static) {
+        let fs = Arc::clone(&self.fs);
+        let done = move |r: Result<(), FsError>| {
+            answer(r.err().map(|e| Errno::from_i32(fs.refused(caller.uid, &e))));
+        };
+        self.fs.lock(caller, ino, name, Box::new(done));
+    }
+
     fn bytes(&self, uid: u32, value: Result<Vec<u8>, FsError>, size: u32, reply: ReplyXattr) {
         match value {
             Ok(v) if size == 0 => reply.size(v.len() as u32),
@@ -208,7 +220,7 @@ impl Filesystem for Adapter {
         atime: Option<TimeOrNow>,
         mtime: Option<TimeOrNow>,
         _ctime: Option<SystemTime>,
-        _fh: Option<FileHandle>,
+        fh: Option<FileHandle>,
         _crtime: Option<SystemTime>,
         _chgtime: Option<SystemTime>,
         _bkuptime: Option<SystemTime>,
@@ -216,7 +228,7 @@ impl Filesystem for Adapter {
         reply: ReplyAttr,
     ) {
         let (caller, atime, mtime) = (caller(req), atime.map(nanoseconds), mtime.map(nanoseconds));
-        let change = Change { mode, uid, gid, size, atime, mtime };
+        let change = Change { mode, uid, gid, size, atime, mtime, handle: fh.map(|h| h.0) };
         guard("setattr", || match self.fs.set_attr(caller, ino.0, &change) {
             Ok(a) => reply.attr(&KEEP, &file_attr(&a)),
             Err(e) => reply.error(self.errno(caller.uid, &e)),
@@ -333,16 +345,16 @@ impl Filesystem for Adapter {
         &self,
         req: &Request,
         ino: INodeNo,
-        _fh: FileHandle,
+        fh: FileHandle,
         offset: u64,
         size: u32,
         _flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        guard("read", || match self.fs.bucket.read(ino.0, offset, size as usize) {
+        guard("read", || match self.fs.read(fh.0, ino.0, offset, size as usize) {
             Ok(data) => reply.data(&data),
-            Err(e) => reply.error(self.errno(req.uid(), &e.into())),
+            Err(e) => reply.error(self.errno(req.uid(), &e)),
         });
     }
 
@@ -368,6 +380,7 @@ impl Filesystem for Adapter {
                     // Where the kernel keeps pages it has put the bytes at their place already, at the end as it knows it.
                     append: f.direct && !paged && flags.0 & libc::O_APPEND != 0,
                     kill_set_id: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
+                    paged,
                 };
                 Ok((self.fs.write(&f, offset, data, w)?, f))
             });
@@ -502,7 +515,11 @@ impl Filesystem for Adapter {
                 self.empty(caller.uid, self.fs.set_xattr(caller, ino.0, name.as_bytes(), value, flags), reply);
             });
         }
-        let (fs, name, value) = (Arc::clone(&self.fs), name.to_owned(), value.to_vec());
+        let (fs, name) = (Arc::clone(&self.fs), name.to_owned());
+        // It may be a key.
+        let copy = Zeroizing::new(value.to_vec());
+        ioctl::wipe(value);
+        let value = copy;
         self.slowly("setxattr", move || match fs.set_xattr(caller, ino.0, name.as_bytes(), &value, flags) {
             Ok(()) => reply.ok(),
             Err(e) => reply.error(Errno::from_i32(fs.refused(caller.uid, &e))),
@@ -527,6 +544,12 @@ impl Filesystem for Adapter {
             });
         }
         let (fs, name) = (Arc::clone(&self.fs), name.to_owned());
+        if is_lock(name.as_bytes()) {
+            return guard("removexattr", || self.lock(caller, ino.0, b"", move |r| match r {
+                None => reply.ok(),
+                Some(errno) => reply.error(errno),
+            }));
+        }
         self.slowly("removexattr", move || match fs.remove_xattr(caller, ino.0, name.as_bytes()) {
             Ok(()) => reply.ok(),
             Err(e) => reply.error(Errno::from_i32(fs.refused(caller.uid, &e))),
@@ -537,17 +560,20 @@ impl Filesystem for Adapter {
         &self,
         req: &Request,
         ino: INodeNo,
-        _fh: FileHandle,
+        fh: FileHandle,
         offset: u64,
         length: u64,
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        guard("fallocate", || self.empty(req.uid(), self.fs.allocate(ino.0, offset, length, mode), reply));
+        guard("fallocate", || {
+            let allocated = self.fs.usable(fh.0).and_then(|()| self.fs.allocate(ino.0, offset, length, mode));
+            self.empty(req.uid(), allocated, reply);
+        });
     }
 
-    fn lseek(&self, req: &Request, ino: INodeNo, _fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
-        guard("lseek", || match self.fs.seek(ino.0, offset, whence) {
+    fn lseek(&self, req: &Request, ino: INodeNo, fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+        guard("lseek", || match self.fs.usable(fh.0).and_then(|()| self.fs.seek(ino.0, offset, whence)) {
             Ok(found) => reply.offset(found),
             Err(e) => reply.error(self.errno(req.uid(), &e)),
         });
@@ -557,24 +583,61 @@ impl Filesystem for Adapter {
         &self,
         req: &Request,
         ino_in: INodeNo,
-        _fh_in: FileHandle,
+        fh_in: FileHandle,
         offset_in: u64,
         ino_out: INodeNo,
-        _fh_out: FileHandle,
+        fh_out: FileHandle,
         offset_out: u64,
         len: u64,
         _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
         let (fs, uid, len) = (Arc::clone(&self.fs), req.uid(), len.min(COPY_BYTES_MAX));
-        let job = move || match fs.bucket.copy_range(ino_in.0, offset_in, ino_out.0, offset_out, len) {
+        let copy = move |fs: &Fs| -> Result<u64, FsError> {
+            fs.usable(fh_in.0)?;
+            fs.usable(fh_out.0)?;
+            Ok(fs.bucket.copy_range(ino_in.0, offset_in, ino_out.0, offset_out, len)?)
+        };
+        let job = move || match copy(&fs) {
             Ok(copied) => reply.written(copied as u32),
-            Err(e) => reply.error(Errno::from_i32(fs.refused(uid, &e.into()))),
+            Err(e) => reply.error(Errno::from_i32(fs.refused(uid, &e))),
         };
         if len <= COPY_INLINE_BYTES_MAX {
             return guard("copy_file_range", job);
         }
         self.slowly("copy_file_range", job);
+    }
+
+    fn ioctl(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        _flags: IoctlFlags,
+        cmd: u32,
+        in_data: &[u8],
+        _out_size: u32,
+        reply: ReplyIoctl,
+    ) {
+        let caller = caller(req);
+        let asked = ioctl::parse(cmd, in_data);
+        ioctl::wipe(in_data);
+        match asked {
+            Some(ioctl::Asked::Unlock { name, key }) => {
+                let fs = Arc::clone(&self.fs);
+                self.slowly("unlock", move || match fs.unlock(caller, ino.0, &name, &key) {
+                    Ok(()) => reply.ioctl(0, &[]),
+                    Err(e) => reply.error(Errno::from_i32(fs.refused(caller.uid, &e))),
+                });
+            }
+            Some(ioctl::Asked::Lock { name }) => guard("lock", || {
+                self.lock(caller, ino.0, &name, move |r| match r {
+                    None => reply.ioctl(0, &[]),
+                    Some(errno) => reply.error(errno),
+                });
+            }),
+            None => reply.error(Errno::ENOTTY),
+        }
     }
 }
 

@@ -19,6 +19,8 @@ use crate::crypto::secret::CustomerKey;
 use crate::rule::{Customer, Method, Request};
 use crate::types::SealId;
 
+/// See [`Bucket::access_generation`].
+pub(super) const FIRST_ACCESS: u64 = 1;
 /// Files and directories that one user may have unlocked at a time.
 const UNLOCKED_MAX: usize = 4096;
 /// Keys of one directory: those of new files and of older ones below it.
@@ -130,6 +132,11 @@ impl Binding {
 }
 
 impl Bucket {
+    /// Whether anything was ever taken away, so that who was let in has to ask again now and then.
+    pub fn is_guarded(&self) -> bool {
+        self.access_generation() > FIRST_ACCESS
+    }
+
     /// Grows whenever something that was open to somebody may not be any more: who has been let in asks again then.
     pub fn access_generation(&self) -> u64 {
         self.access.load(Ordering::Acquire)
@@ -228,6 +235,11 @@ impl Bucket {
                 let mut st = inode.state.lock();
                 if !st.is_file() || st.content.is_none() && st.row.size == 0 && st.row.flags & FLAG_REQUEST == 0 {
                     return Ok(generation);
+                }
+                match self.content(&mut st) {
+                    Ok(_) | Err(BucketError::Customer(_)) => {}
+                    Err(e @ BucketError::Key(_)) => return Err(e),
+                    Err(_) => return Ok(generation),
                 }
                 let found = match self.binding(&mut st) {
                     Ok(Some(b)) => Ok(Some((b, true))),

@@ -279,7 +279,7 @@ impl Bucket {
             unwrapped: Mutex::new(HashMap::new()),
             resolved: Mutex::new(HashMap::new()),
             unlocked: super::customer::Unlocked::default(),
-            access: AtomicU64::new(1),
+            access: AtomicU64::new(super::customer::FIRST_ACCESS),
             cutoff: super::cutoff::CutOff::new(o.key_check, o.key_grace),
             rule_generation: AtomicU64::new(1),
             table: table::Table::default(),
