@@ -45,11 +45,16 @@ impl Bucket {
         };
         let mut new_sealed = 0u64;
         let mut at = 0;
+        let old_key = inode.state.lock().content.as_ref().and_then(|c| Some(c.seal.as_ref()?.resolved.key.clone()));
         while at < size {
             let Some((from, to)) = self.next_mapped(inode, at, size)? else { break };
             let mut start = from;
             while start < to {
                 let end = to.min((start / STEP_BYTES + 1) * STEP_BYTES);
+                // What is cut off meanwhile is not read to its end.
+                for key in old_key.iter().chain([&seal.resolved.key]).filter(|k| !k.0.is_empty()) {
+                    self.key_stands(key)?;
+                }
                 let data = self.read_locked(inode, start, (end - start) as usize)?;
                 new_sealed += self.seal_into(&mut shadow, &seal, inode.ino, start, data)?.0;
                 start = end;

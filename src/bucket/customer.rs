@@ -22,7 +22,11 @@ use crate::types::SealId;
 /// See [`Bucket::access_generation`].
 pub(super) const FIRST_ACCESS: u64 = 1;
 /// Files and directories that one user may have unlocked at a time.
-const UNLOCKED_MAX: usize = 4096;
+const UNLOCKED_MAX: usize = 1024;
+/// The same of all users.
+const UNLOCKED_BY_ALL_MAX: usize = 32_768;
+/// Directories for whose new files somebody has asked for SSE-C: they are all in memory, and one tag covers them.
+const DIRECTORIES_MAX: usize = 16_384;
 /// Keys of one directory: those of new files and of older ones below it.
 const KEYS_OF_ONE_MAX: usize = 16;
 
@@ -60,7 +64,13 @@ pub struct Unlocked(Mutex<HashMap<Holder, HashMap<u64, Vec<Arc<CustomerKey>>>>>)
 impl Unlocked {
     fn add(&self, holder: Holder, ino: u64, key: Arc<CustomerKey>, instead: bool) -> Result<(), CustomerError> {
         let mut all = self.0.lock();
+        let full = all.values().map(HashMap::len).sum::<usize>() >= UNLOCKED_BY_ALL_MAX;
         let of = all.entry(holder).or_default();
+        if full && !of.contains_key(&ino) {
+            return Err(CustomerError::TooMany("too many files are unlocked on this mount: unlock their directory"));
+        }
+        // Most have one key for many files.
+        let key = of.values().flatten().find(|k| same(k.expose(), key.expose())).cloned().unwrap_or(key);
         if of.len() >= UNLOCKED_MAX && !of.contains_key(&ino) {
             return Err(CustomerError::TooMany("too many files are unlocked: unlock their directory, or lock some"));
         }
@@ -365,7 +375,11 @@ impl Bucket {
         let ino = dir.ino;
         {
             let _permit = self.gate.names();
-            let mut requests = self.settings().dir_customers.get(&ino).cloned().unwrap_or_default();
+            let settings = self.settings();
+            let mut requests = settings.dir_customers.get(&ino).cloned().unwrap_or_default();
+            if customer.is_some() && requests.is_empty() && settings.dir_customers.len() >= DIRECTORIES_MAX {
+                return Err(CustomerError::TooMany("too many directories have customer keys").into());
+            }
             // Who may set rules here speaks for all, the others for their own files.
             let all = self.may_rule(uid).is_ok();
             let set = if all { requests.set(None, customer) } else { requests.set(Some(uid), customer) };

@@ -5,7 +5,7 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::os::unix::fs::MetadataExt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -58,9 +58,17 @@ pub(super) struct CutOff {
     grace: Duration,
     /// The keyring could not be asked for longer than the grace: nothing is unwrapped until it can.
     lost: AtomicBool,
+    /// Grows when KEKs are taken away. Read and changed while those unwrapped are locked.
+    cuts: AtomicU64,
+    /// Master keys that were found not to be usable when the keyring was last looked at.
+    gone: Mutex<HashSet<KeyId>>,
 }
 
 impl CutOff {
+    pub fn cuts(&self) -> u64 {
+        self.cuts.load(Ordering::Acquire)
+    }
+
     pub fn new(check: Duration, grace: Duration) -> CutOff {
         CutOff {
             queue: Mutex::default(),
@@ -70,6 +78,8 @@ impl CutOff {
             check,
             grace,
             lost: AtomicBool::new(false),
+            cuts: AtomicU64::new(0),
+            gone: Mutex::default(),
         }
     }
 
@@ -188,10 +198,10 @@ impl Bucket {
         if watch.generation == Some(generation) {
             return;
         }
-        let unwrapped: HashSet<u64> = self.unwrapped.lock().keys().map(|id| id.0).collect();
-        let in_use: HashSet<KeyId> =
-            self.keks.lock().iter().filter(|r| unwrapped.contains(&r.id)).map(|r| KeyId(r.key_id.clone())).collect();
-        let gone: HashSet<KeyId> = in_use.into_iter().filter(|key| !is_usable(keys, key)).collect();
+        let in_use: HashSet<KeyId> = self.keks.lock().iter().map(|r| KeyId(r.key_id.clone())).collect();
+        let unusable: HashSet<KeyId> = in_use.into_iter().filter(|key| !is_usable(keys, key)).collect();
+        let before = std::mem::replace(&mut *self.cutoff.gone.lock(), unusable.clone());
+        let gone: HashSet<KeyId> = unusable.difference(&before).cloned().collect();
         // Names may mean other keys now.
         self.resolved.lock().clear();
         if !gone.is_empty() {
@@ -213,7 +223,21 @@ impl Bucket {
     fn drop_keks(&self, which: impl Fn(&KeyId) -> bool) {
         let ids: HashSet<u64> =
             self.keks.lock().iter().filter(|r| which(&KeyId(r.key_id.clone()))).map(|r| r.id).collect();
-        self.unwrapped.lock().retain(|id, _| !ids.contains(&id.0));
+        let mut unwrapped = self.unwrapped.lock();
+        unwrapped.retain(|id, _| !ids.contains(&id.0));
+        self.cutoff.cuts.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// For work that takes long and holds a key meanwhile: whether it may go on.
+    ///
+    /// # Errors
+    /// The key may not be used any more.
+    pub(super) fn key_stands(&self, key: &KeyId) -> Result<(), BucketError> {
+        self.keyring_stands()?;
+        if self.cutoff.gone.lock().contains(key) {
+            return Err(KeyError::Disabled(key.0.clone()).into());
+        }
+        Ok(())
     }
 
     fn carry_out(self: &Arc<Self>, what: &What) -> Result<(), BucketError> {

@@ -32,9 +32,13 @@ pub fn now_s() -> i64 {
 impl Bucket {
     /// A KEK by its number.
     pub(super) fn kek(&self, id: KekId) -> Result<Arc<Kek>, BucketError> {
-        if let Some(k) = self.unwrapped.lock().get(&id) {
-            return Ok(k.clone());
-        }
+        let cuts = {
+            let unwrapped = self.unwrapped.lock();
+            if let Some(k) = unwrapped.get(&id) {
+                return Ok(k.clone());
+            }
+            self.cutoff.cuts()
+        };
         self.keyring_stands()?;
         let row = self.keks.lock().iter().find(|r| r.id == id.0).cloned();
         let Some(row) = row else {
@@ -46,8 +50,16 @@ impl Bucket {
         };
         let kek = self.keys()?.unwrap_kek(&KeyId(row.key_id), row.key_version, &self.id, id, &row.wrapped)?;
         let kek = Arc::new(kek);
-        self.unwrapped.lock().insert(id, kek.clone());
+        self.keep_kek(id, &kek, cuts);
         Ok(kek)
+    }
+
+    /// Keep an unwrapped KEK, unless keys were taken away since it was asked for: then this one may have been among them.
+    fn keep_kek(&self, id: KekId, kek: &Arc<Kek>, cuts: u64) {
+        let mut unwrapped = self.unwrapped.lock();
+        if self.cutoff.cuts() == cuts {
+            unwrapped.insert(id, kek.clone());
+        }
     }
 
     /// The KEK that new objects under a master key use, made when there is none. The caller holds no gate.
@@ -71,6 +83,7 @@ impl Bucket {
             return Ok((id, self.kek(id)?));
         }
         self.keyring_stands()?;
+        let cuts = self.cutoff.cuts();
         let id = KekId(self.counters.lock().next_kek);
         let new = self.keys()?.new_kek(key, &self.id, id)?;
         let row = KekRow {
@@ -85,7 +98,7 @@ impl Bucket {
         let permit = self.gate.names();
         self.catalog().lock().put_kek(&row)?;
         self.counters.lock().next_kek += 1;
-        self.unwrapped.lock().insert(id, kek.clone());
+        self.keep_kek(id, &kek, cuts);
         self.keks.lock().push(row);
         self.lists_changed();
         drop(permit);

@@ -431,6 +431,8 @@ impl Bucket {
         let effective = self.effective_of(inode)?;
         if let Some(seal) = have {
             let stays = effective.asked == Asked::Rule(Rule::None) && !seal.is_plain()
+                // No rule says SSE-C, so it was asked for: only another request takes it away from under the user's key.
+                || seal.is_customer() && effective.origin != Origin::Request
                 || self.resolve_asked(&effective.asked)? == seal.resolved
                 || effective.origin == Origin::None;
             if !stays {

@@ -222,6 +222,8 @@ fn converting_to_and_from_a_customer_key_keeps_every_byte() {
     remove_xattr(&f, KEY).unwrap();
     assert_eq!((method(&m, "f"), fs::read(&f).unwrap() == content), ("SSE-C".into(), true));
     assert_eq!(get_xattr_text(&f, "user.sse.effective").unwrap(), "AES256 bucket");
+    OpenOptions::new().write(true).open(&f).unwrap().write_all_at(b"part", 10).unwrap();
+    assert_eq!(method(&m, "f"), "SSE-C", "no rule takes it from under the user's key");
     fs::write(&f, b"new").unwrap();
     assert_eq!((method(&m, "f"), errno(remove_xattr(&f, KEY))), ("AES256".into(), libc::ENODATA));
     m.remount();
