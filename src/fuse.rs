@@ -17,9 +17,9 @@ use std::time::{Duration, SystemTime};
 
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
-    IoctlFlags, KernelConfig, LockOwner, Notifier, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite,
-    ReplyXattr, Request, TimeOrNow, WriteFlags,
+    IoctlFlags, KernelConfig, LockOwner, Notifier, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
+    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
+    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
 pub use mount::{MountOptions, Mounted, Unmounter, mount};
@@ -545,10 +545,12 @@ impl Filesystem for Adapter {
         }
         let (fs, name) = (Arc::clone(&self.fs), name.to_owned());
         if is_lock(name.as_bytes()) {
-            return guard("removexattr", || self.lock(caller, ino.0, b"", move |r| match r {
-                None => reply.ok(),
-                Some(errno) => reply.error(errno),
-            }));
+            return guard("removexattr", || {
+                self.lock(caller, ino.0, b"", move |r| match r {
+                    None => reply.ok(),
+                    Some(errno) => reply.error(errno),
+                })
+            });
         }
         self.slowly("removexattr", move || match fs.remove_xattr(caller, ino.0, name.as_bytes()) {
             Ok(()) => reply.ok(),

@@ -203,7 +203,8 @@ impl Bucket {
 
     /// The key of an object among those that a user, or anybody at all, has unlocked. No inode's state is locked.
     fn find_key(&self, uid: Option<u32>, ino: u64, binding: &Binding) -> Result<Arc<CustomerKey>, BucketError> {
-        let candidates = if self.unlocked.any() { self.unlocked.candidates(uid, &self.scopes(ino)?) } else { Vec::new() };
+        let candidates =
+            if self.unlocked.any() { self.unlocked.candidates(uid, &self.scopes(ino)?) } else { Vec::new() };
         let none = candidates.is_empty();
         candidates.into_iter().find(|k| binding.fits(k)).ok_or_else(|| {
             let (what, path) = ("the object", self.shown_path(ino));
@@ -417,12 +418,7 @@ impl Bucket {
     ///
     /// # Errors
     /// The directory's key is missing or wrong: then no file is made.
-    pub(super) fn inherited_request(
-        &self,
-        uid: u32,
-        parent: u64,
-        ino: u64,
-    ) -> Result<Option<Request>, BucketError> {
+    pub(super) fn inherited_request(&self, uid: u32, parent: u64, ino: u64) -> Result<Option<Request>, BucketError> {
         let Some((dir, asked)) = self.dir_request(uid, parent)? else { return Ok(None) };
         let candidates = self.unlocked.candidates(Some(uid), &self.scopes(dir)?);
         let none = candidates.is_empty();
@@ -454,7 +450,9 @@ impl Bucket {
         let binding = {
             let st = inode.state.lock();
             match (&st.content, &st.customer) {
-                (Some(c), _) if c.seal.is_some() => c.seal.as_ref().and_then(|s| Some(Binding::Seal(s.id, s.customer?))),
+                (Some(c), _) if c.seal.is_some() => {
+                    c.seal.as_ref().and_then(|s| Some(Binding::Seal(s.id, s.customer?)))
+                }
                 (_, Some(_)) => match &st.request {
                     Some(Request::SseC(c)) => Some(Binding::Request(inode.ino, *c)),
                     // A key without anything it is for.

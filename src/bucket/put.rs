@@ -10,8 +10,8 @@ use super::map::{Map, MapError, MapSecrets, NodeSource};
 use super::{Bucket, BucketError};
 use crate::catalog::{FLAG_REQUEST, SealRow};
 use crate::crypto::aead::ChunkCipher;
-use crate::crypto::mac::{self, Mac};
 use crate::crypto::customer::{Salted, same};
+use crate::crypto::mac::{self, Mac};
 use crate::crypto::secret::{BucketKey, CustomerKey, DataKey, MapKey, fill_random};
 use crate::crypto::{derive, wrap};
 use crate::keys::KeyService;
@@ -334,38 +334,29 @@ impl Bucket {
         };
         let resolved = self.verify_place(row, size, request)?;
         let (method, cipher) = (resolved.method, resolved.cipher);
-        let (data_key, map_key) = match method {
-            Method::None => (None, derive::plain_map_key(&self.key, &row.seal_id)),
-            Method::Aes256 | Method::Kms if key_bytes(method, cipher).is_some() => {
-                let kek = self.kek(KekId(row.kek))?;
-                let key = wrap::unwrap_data_key(&kek, &data_ctx(&row.seal_id, &resolved), &row.wrapped)
-                    .map_err(|_| damaged("its data key does not unwrap"))?;
-                if key_bytes(method, cipher) != Some(key.expose().len()) {
-                    return Err(damaged("its data key has another cipher's length"));
+        let (data_key, map_key) = if method == Method::None {
+            (None, derive::plain_map_key(&self.key, &row.seal_id))
+        } else {
+            let bytes = key_bytes(method, cipher)
+                .ok_or(BucketError::Unsupported("the object's method is not known to this ssefs; use a newer one"))?;
+            let kek = match (&row.customer, given) {
+                (None, _) => self.kek(KekId(row.kek))?,
+                (Some(_), None) => return Err(self.no_customer_key(row.ino)),
+                (Some(c), Some(given)) => {
+                    let salted = Salted::new(given, &c.salt);
+                    if !same(&salted.verifier(&row.seal_id), &c.verifier) {
+                        return Err(self.wrong_customer_key(row.ino));
+                    }
+                    Arc::new(salted.kek(&row.seal_id))
                 }
-                let map_key = map_key(cipher, &key, &row.seal_id);
-                (Some(key), map_key)
+            };
+            let key = wrap::unwrap_data_key(&kek, &data_ctx(&row.seal_id, &resolved), &row.wrapped)
+                .map_err(|_| damaged("its data key does not unwrap"))?;
+            if bytes != key.expose().len() {
+                return Err(damaged("its data key has another cipher's length"));
             }
-            Method::SseC if key_bytes(method, cipher).is_some() => {
-                let (Some(given), Some(c)) = (given, &row.customer) else { return Err(self.no_customer_key(row.ino)) };
-                let salted = Salted::new(given, &c.salt);
-                if !same(&salted.verifier(&row.seal_id), &c.verifier) {
-                    return Err(self.wrong_customer_key(row.ino));
-                }
-                let kek = salted.kek(&row.seal_id);
-                let key = wrap::unwrap_data_key(&kek, &data_ctx(&row.seal_id, &resolved), &row.wrapped)
-                    .map_err(|_| damaged("its data key does not unwrap"))?;
-                if key_bytes(method, cipher) != Some(key.expose().len()) {
-                    return Err(damaged("its data key has another cipher's length"));
-                }
-                let map_key = map_key(cipher, &key, &row.seal_id);
-                (Some(key), map_key)
-            }
-            _ => {
-                return Err(BucketError::Unsupported(
-                    "the object's method is not known to this ssefs; use a newer one",
-                ));
-            }
+            let map_key = map_key(cipher, &key, &row.seal_id);
+            (Some(key), map_key)
         };
         let seal = Seal {
             id: row.seal_id,

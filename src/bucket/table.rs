@@ -159,7 +159,8 @@ impl Table {
     pub fn remembered(&self) -> Vec<u64> {
         let t = self.0.lock();
         let rows = t.lookups.0.iter();
-        rows.flat_map(|(row, counts)| (0..ROW).filter(|i| counts[*i as usize] > 0).map(move |i| row * ROW + i)).collect()
+        rows.flat_map(|(row, counts)| (0..ROW).filter(|i| counts[*i as usize] > 0).map(move |i| row * ROW + i))
+            .collect()
     }
 
     pub fn remember(&self, ino: u64, n: u64) {

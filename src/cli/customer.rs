@@ -30,9 +30,7 @@ pub fn read_file(path: &Path) -> Result<CustomerKey, OpError> {
     let mode = meta.permissions().mode() & 0o7777;
     if mode & 0o077 != 0 {
         let why = format!("the customer key {shown} can be read by others (mode {mode:04o})");
-        return Err(
-            OpError::new(ErrorCode::Key, why).hint("run chmod 600 on it, and consider the key known to them")
-        );
+        return Err(OpError::new(ErrorCode::Key, why).hint("run chmod 600 on it, and consider the key known to them"));
     }
     parse(&file, &shown.to_string())
 }
@@ -116,8 +114,7 @@ fn last_error(at: &Path) -> Option<String> {
     let path = std::ffi::CString::new(at.as_os_str().as_bytes()).ok()?;
     let mut text = [0u8; 4096];
     // SAFETY: both strings end with NUL, and text is as long as is said.
-    let n = unsafe {
-        libc::getxattr(path.as_ptr(), c"user.sse.last-error".as_ptr(), text.as_mut_ptr().cast(), text.len())
-    };
+    let n =
+        unsafe { libc::getxattr(path.as_ptr(), c"user.sse.last-error".as_ptr(), text.as_mut_ptr().cast(), text.len()) };
     Some(String::from_utf8_lossy(text.get(..usize::try_from(n).ok()?)?).into_owned())
 }

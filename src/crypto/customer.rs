@@ -92,18 +92,12 @@ mod tests {
         // Computed with Python's hmac module from the equations in FORMAT.md.
         let salted = Salted::new(&CustomerKey::take(&mut [7; 32]), &[8; 32]);
         let seal = SealId([6; 16]);
-        assert_eq!(
-            to_hex(salted.0.expose()),
-            "90d19389147b3c0974559add8334ac66bb4e3a389586101182249877d01ea362"
-        );
+        assert_eq!(to_hex(salted.0.expose()), "90d19389147b3c0974559add8334ac66bb4e3a389586101182249877d01ea362");
         assert_eq!(
             to_hex(salted.kek(&seal).expose()),
             "184081819e98ac1b9e66a3973015ba4e0cac8a9d5cd29ec97b8602fe3f49e100"
         );
-        assert_eq!(
-            to_hex(&salted.verifier(&seal)),
-            "9d6c41cad0a7343247e05b4d0c08d3a8062cffdf1ef6def14f5fe08c41e7b14d"
-        );
+        assert_eq!(to_hex(&salted.verifier(&seal)), "9d6c41cad0a7343247e05b4d0c08d3a8062cffdf1ef6def14f5fe08c41e7b14d");
         assert_eq!(
             to_hex(&salted.request_verifier(0x0102030405)),
             "cb96e30e0a269a0cf56a85b5d83e82b428e7eef9d00d843b8ddb33133af86cbd"

@@ -113,7 +113,9 @@ impl FsError {
         let code = match self {
             FsError::Bucket(BucketError::Rule(_) | BucketError::Denied(_) | BucketError::Customer(_)) => return text,
             FsError::Bucket(BucketError::Key(k)) if k.code().is_some() => return text,
-            FsError::UnknownAttribute { .. } | FsError::ReadOnlyAttribute(_) | FsError::BadCustomerKey { .. } => return text,
+            FsError::UnknownAttribute { .. } | FsError::ReadOnlyAttribute(_) | FsError::BadCustomerKey { .. } => {
+                return text;
+            }
             FsError::Unsupported(_) => return text,
             FsError::Bucket(BucketError::Damaged { .. } | BucketError::Altered { .. }) => "BadDigest",
             FsError::Bucket(BucketError::NoSpace) => "InsufficientStorage",

@@ -134,7 +134,8 @@ mod tests {
         let text = ONE.stored();
         assert_eq!(text.len(), 6 + 64 + 1 + 64);
         assert_eq!(text.parse::<Customer>(), Ok(ONE));
-        for bad in [&text[1..], &text[..text.len() - 1], &text.to_uppercase(), &format!("{text}0"), "SSE-C", "SSE-C::"] {
+        for bad in [&text[1..], &text[..text.len() - 1], &text.to_uppercase(), &format!("{text}0"), "SSE-C", "SSE-C::"]
+        {
             assert!(bad.parse::<Customer>().is_err(), "{bad}");
         }
     }

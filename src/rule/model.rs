@@ -166,7 +166,8 @@ impl TryFrom<String> for Rule {
 }
 
 /// The encryption asked for one object. There is no request for plain content.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub enum Request {
     /// SSE.
     Aes256,
@@ -231,6 +232,20 @@ impl FromStr for Request {
             return text.parse().map(Request::SseC);
         }
         text.parse::<Rule>()?.try_into()
+    }
+}
+
+impl From<Request> for String {
+    fn from(request: Request) -> String {
+        request.stored()
+    }
+}
+
+impl TryFrom<String> for Request {
+    type Error = RuleError;
+
+    fn try_from(text: String) -> Result<Request, RuleError> {
+        text.parse()
     }
 }
 

@@ -61,7 +61,10 @@ fn r30_locking_cuts_off_open_files_mappings_and_pages_and_loses_nothing() {
     m.mount();
     set_xattr(&f, UNLOCK, key(1)).unwrap();
     let got = fs::read(&f).unwrap();
-    assert_eq!((&got[5000..5012], &got[200_000..], &got[100_000..100_006]), (&b"acknowledged"[..], &b"appended"[..], &b"mapped"[..]));
+    assert_eq!(
+        (&got[5000..5012], &got[200_000..], &got[100_000..100_006]),
+        (&b"acknowledged"[..], &b"appended"[..], &b"mapped"[..])
+    );
 }
 
 #[test]
@@ -153,7 +156,8 @@ fn after_a_lock_no_key_is_left_in_memory() {
     let f = put(&m, "f", &mine, &[5; 100_000]);
     let g = put(&m, "g", &others, &[6; 100_000]);
     set_xattr(m.path(), UNLOCK, &mine).unwrap();
-    let files: Vec<File> = [&f, &g].iter().map(|p| OpenOptions::new().read(true).write(true).open(p).unwrap()).collect();
+    let files: Vec<File> =
+        [&f, &g].iter().map(|p| OpenOptions::new().read(true).write(true).open(p).unwrap()).collect();
     for file in &files {
         file.write_all_at(b"more", 7000).unwrap();
         file.sync_all().unwrap();
