@@ -34,6 +34,8 @@ pub struct BucketInfo {
     pub dialect: Dialect,
     pub rule: Option<String>,
     pub directory_rules: BTreeMap<String, String>,
+    /// Directories for whose new files a customer key is asked for.
+    pub customer_key_directories: Vec<String>,
     pub owner_uid: u32,
     pub grants: Vec<u32>,
     pub chunk_bytes: u32,
@@ -339,12 +341,16 @@ impl Bucket {
             .iter()
             .map(|(ino, r)| (self.path_of(*ino).map(|p| p.display().to_string()).unwrap_or_default(), r.to_string()))
             .collect();
+        let shown = |ino: &u64| self.path_of(*ino).map(|p| p.display().to_string()).unwrap_or_default();
+        let mut customer_key_directories: Vec<String> = s.dir_customers.keys().map(shown).collect();
+        customer_key_directories.sort();
         BucketInfo {
             name: s.name.to_string(),
             id: s.id.to_string(),
             dialect: s.dialect,
             rule: s.rule.as_ref().map(|r| r.to_string()),
             directory_rules,
+            customer_key_directories,
             owner_uid: s.owner,
             grants: s.grants.iter().copied().collect(),
             chunk_bytes: s.chunk_bytes,

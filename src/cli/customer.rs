@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
 use super::place::absolute;
+use super::print;
 use crate::crypto::customer::CUSTOMER_TEXT_BYTES_MAX;
 use crate::crypto::secret::CustomerKey;
 use crate::fuse::{ioctl, mount_table};
@@ -68,7 +69,11 @@ fn parse(mut from: &File, shown: &str) -> Result<CustomerKey, OpError> {
 pub fn unlock(path: &Path, key: &CustomerKey) -> Result<(), OpError> {
     let at = on_mount(path)?;
     let (dir, name) = ioctl::place_of(&at).map_err(|e| unopened(&at, &e))?;
-    ioctl::unlock(&dir, &name, key).map_err(|e| refused("unlock", &at, &e))
+    ioctl::unlock(&dir, &name, key).map_err(|e| refused("unlock", &at, &e))?;
+    if name.is_empty() {
+        print::note("whether it is the right key, the files below it tell: each has its own");
+    }
+    Ok(())
 }
 
 /// Lock it again.

@@ -147,6 +147,9 @@ fn serve(plan: &Plan, live: impl FnOnce() -> Result<(), OpError>) -> Result<(), 
 /// Read-only without the keyring: names and attributes, unverified (SEMANTICS 15).
 fn serve_unverified(plan: &Plan, live: impl FnOnce() -> Result<(), OpError>) -> Result<(), OpError> {
     let store = plan.place.store_dir()?;
+    if plan.options.customer_key_file.is_some() {
+        return Err(OpError::usage("mount option \"customer_key_file\" opens nothing without the keyring"));
+    }
     if let Some(holder) = Bucket::who_has(store, &plan.bucket) {
         return Err(in_use(&plan.bucket, &holder));
     }

@@ -168,7 +168,9 @@ fn after_a_lock_no_key_is_left_in_memory() {
     assert!(crate::run::eventually(committed));
     // What can be computed from the key and the catalog: the keys between it and the content.
     use ssefs::crypto::{customer::Salted, derive, secret::CustomerKey, wrap};
-    use ssefs::types::{KeyId, SealId};
+    use ssefs::types::{KeyId, OpenId, SealId};
+    let opening: Vec<Vec<u8>> = rows(&m, "SELECT open_id FROM opening ORDER BY no DESC LIMIT 1", |r| r.get(0));
+    let opening = OpenId::try_from(&opening[0][..]).unwrap();
     let derived = |given: &[u8]| -> Vec<Vec<u8>> {
         let sealed: Vec<(Vec<u8>, Vec<u8>, Vec<u8>)> =
             rows(&m, "SELECT seal_id, customer_salt, wrapped FROM seal", |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)));
@@ -181,22 +183,23 @@ fn after_a_lock_no_key_is_left_in_memory() {
             let ctx = wrap::DataCtx { seal_id: id, method: 3, cipher: 1, key_id: &empty };
             let Ok(data) = wrap::unwrap_data_key(&kek, &ctx, &wrapped) else { continue };
             out.extend([kek.expose().to_vec(), data.expose().to_vec(), derive::map_key(&data, &id).expose().to_vec()]);
+            out.push(derive::chunk_key(&data, &opening, 0).expose().to_vec());
         }
-        assert_eq!(out.len(), 4, "customer key, its KEK, data key, map key");
+        assert_eq!(out.len(), 5, "customer key, its KEK, data key, map key, chunk key");
         out
     };
     let (mine, others) = (derived(&mine), derived(&others));
     let count = |keys: &[Vec<u8>]| memory::count_in(pid, &keys.iter().map(Vec::as_slice).collect::<Vec<_>>());
     let before = count(&mine);
-    assert!(before[0] > 0 && before[2] > 0, "an unlocked key is found, or this test could not fail: {before:?}");
+    assert!(before[0] > 0 && before[2] > 0 && before[4] > 0, "an unlocked key is found, or this test could not fail: {before:?}");
     lock(&m, "f");
     assert!(count(&mine)[0] > 0, "it is unlocked for the directory still");
     lock(&m, "");
-    assert_eq!(count(&mine), [0; 4], "customer key, KEK, data key, map key");
+    assert_eq!(count(&mine), [0; 5], "customer key, KEK, data key, map key, chunk key");
     assert!(count(&others)[0] > 0, "what is not locked stays");
     assert_eq!(errno(files[0].read_at(&mut [0], 0)), libc::ENOKEY);
     files[1].read_at(&mut [0], 0).unwrap();
     lock(&m, "g");
-    assert_eq!(count(&others), [0; 4]);
+    assert_eq!(count(&others), [0; 5]);
     assert_eq!(in_child(|| u8::from(File::open(&g).is_ok())), 0);
 }
