@@ -2,6 +2,7 @@
 //! kernel's caches right. Nothing is decided here that a test without a mount would want to see.
 
 mod convert;
+pub mod ioctl;
 mod mount;
 pub mod mount_table;
 
@@ -16,15 +17,17 @@ use std::time::{Duration, SystemTime};
 
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
-    KernelConfig, LockOwner, Notifier, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite,
-    ReplyXattr, Request, TimeOrNow, WriteFlags,
+    IoctlFlags, KernelConfig, LockOwner, Notifier, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
+    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
+    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
 pub use mount::{MountOptions, Mounted, Unmounter, mount};
 
 use crate::bucket::{Attr, BucketError, Listing};
-use crate::fs::{Caller, Change, Fs, FsError, Handle, WriteAs, is_slow};
+use crate::fs::{Caller, Change, Fs, FsError, Handle, WriteAs, is_lock, is_slow};
+use zeroize::Zeroizing;
+
 use convert::{file_attr, file_type, nanoseconds};
 
 /// Names and attributes change only through this mount, so the kernel may keep them.
@@ -184,6 +187,7 @@ impl Adapter {
                 // Where the kernel keeps pages it has put the bytes at their place already, at the end as it knows it.
                 append: f.direct && !paged && flags.0 & libc::O_APPEND != 0,
                 kill_set_id: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
+                paged,
             };
             Ok((self.fs.write(&f, offset, data, w)?, f))
         });
@@ -212,6 +216,15 @@ impl Adapter {
                 reply.error(errno);
             }
         }
+    }
+
+    /// Lock something; `answer` is called when it is done, with what went wrong.
+    fn lock(&self, caller: Caller, ino: u64, name: &[u8], answer: impl FnOnce(Option<Errno>) + Send + 'static) {
+        let fs = Arc::clone(&self.fs);
+        let done = move |r: Result<(), FsError>| {
+            answer(r.err().map(|e| Errno::from_i32(fs.refused(caller.uid, &e))));
+        };
+        self.fs.lock(caller, ino, name, Box::new(done));
     }
 
     fn bytes(&self, uid: u32, value: Result<Vec<u8>, FsError>, size: u32, reply: ReplyXattr) {
@@ -274,7 +287,7 @@ impl Filesystem for Adapter {
         atime: Option<TimeOrNow>,
         mtime: Option<TimeOrNow>,
         _ctime: Option<SystemTime>,
-        _fh: Option<FileHandle>,
+        fh: Option<FileHandle>,
         _crtime: Option<SystemTime>,
         _chgtime: Option<SystemTime>,
         _bkuptime: Option<SystemTime>,
@@ -282,7 +295,7 @@ impl Filesystem for Adapter {
         reply: ReplyAttr,
     ) {
         let (caller, atime, mtime) = (caller(req), atime.map(nanoseconds), mtime.map(nanoseconds));
-        let change = Change { mode, uid, gid, size, atime, mtime };
+        let change = Change { mode, uid, gid, size, atime, mtime, handle: fh.map(|h| h.0) };
         let waits = size.is_some() && self.fs.bucket.may_wait(ino.0, true);
         self.perhaps_waiting("setattr", waits, move |me| match me.fs.set_attr(caller, ino.0, &change) {
             Ok(a) => reply.attr(&KEEP, &file_attr(&a)),
@@ -400,7 +413,7 @@ impl Filesystem for Adapter {
         &self,
         req: &Request,
         ino: INodeNo,
-        _fh: FileHandle,
+        fh: FileHandle,
         offset: u64,
         size: u32,
         _flags: OpenFlags,
@@ -409,9 +422,9 @@ impl Filesystem for Adapter {
     ) {
         let uid = req.uid();
         self.perhaps_waiting("read", self.fs.bucket.may_wait(ino.0, false), move |me| {
-            match me.fs.bucket.read(ino.0, offset, size as usize) {
+            match me.fs.read(fh.0, ino.0, offset, size as usize) {
                 Ok(data) => reply.data(&data),
-                Err(e) => reply.error(me.errno(uid, &e.into())),
+                Err(e) => reply.error(me.errno(uid, &e)),
             }
         });
     }
@@ -541,7 +554,11 @@ impl Filesystem for Adapter {
                 self.empty(caller.uid, self.fs.set_xattr(caller, ino.0, name.as_bytes(), value, flags), reply);
             });
         }
-        let (fs, name, value) = (Arc::clone(&self.fs), name.to_owned(), value.to_vec());
+        let (fs, name) = (Arc::clone(&self.fs), name.to_owned());
+        // It may be a key.
+        let copy = Zeroizing::new(value.to_vec());
+        ioctl::wipe(value);
+        let value = copy;
         self.slowly("setxattr", move || match fs.set_xattr(caller, ino.0, name.as_bytes(), &value, flags) {
             Ok(()) => reply.ok(),
             Err(e) => reply.error(Errno::from_i32(fs.refused(caller.uid, &e))),
@@ -569,6 +586,14 @@ impl Filesystem for Adapter {
             });
         }
         let (fs, name) = (Arc::clone(&self.fs), name.to_owned());
+        if is_lock(name.as_bytes()) {
+            return guard("removexattr", || {
+                self.lock(caller, ino.0, b"", move |r| match r {
+                    None => reply.ok(),
+                    Some(errno) => reply.error(errno),
+                })
+            });
+        }
         self.slowly("removexattr", move || match fs.remove_xattr(caller, ino.0, name.as_bytes()) {
             Ok(()) => reply.ok(),
             Err(e) => reply.error(Errno::from_i32(fs.refused(caller.uid, &e))),
@@ -579,7 +604,7 @@ impl Filesystem for Adapter {
         &self,
         req: &Request,
         ino: INodeNo,
-        _fh: FileHandle,
+        fh: FileHandle,
         offset: u64,
         length: u64,
         mode: i32,
@@ -587,14 +612,15 @@ impl Filesystem for Adapter {
     ) {
         let uid = req.uid();
         self.perhaps_waiting("fallocate", self.fs.bucket.may_wait(ino.0, true), move |me| {
-            me.empty(uid, me.fs.allocate(ino.0, offset, length, mode), reply);
+            let allocated = me.fs.usable(fh.0).and_then(|()| me.fs.allocate(ino.0, offset, length, mode));
+            me.empty(uid, allocated, reply);
         });
     }
 
-    fn lseek(&self, req: &Request, ino: INodeNo, _fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+    fn lseek(&self, req: &Request, ino: INodeNo, fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
         let uid = req.uid();
         self.perhaps_waiting("lseek", self.fs.bucket.may_wait(ino.0, false), move |me| {
-            match me.fs.seek(ino.0, offset, whence) {
+            match me.fs.usable(fh.0).and_then(|()| me.fs.seek(ino.0, offset, whence)) {
                 Ok(found) => reply.offset(found),
                 Err(e) => reply.error(me.errno(uid, &e)),
             }
@@ -605,25 +631,62 @@ impl Filesystem for Adapter {
         &self,
         req: &Request,
         ino_in: INodeNo,
-        _fh_in: FileHandle,
+        fh_in: FileHandle,
         offset_in: u64,
         ino_out: INodeNo,
-        _fh_out: FileHandle,
+        fh_out: FileHandle,
         offset_out: u64,
         len: u64,
         _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
         let (fs, uid, len) = (Arc::clone(&self.fs), req.uid(), len.min(COPY_BYTES_MAX));
-        let job = move || match fs.bucket.copy_range(ino_in.0, offset_in, ino_out.0, offset_out, len) {
+        let copy = move |fs: &Fs| -> Result<u64, FsError> {
+            fs.usable(fh_in.0)?;
+            fs.usable(fh_out.0)?;
+            Ok(fs.bucket.copy_range(ino_in.0, offset_in, ino_out.0, offset_out, len)?)
+        };
+        let job = move || match copy(&fs) {
             Ok(copied) => reply.written(copied as u32),
-            Err(e) => reply.error(Errno::from_i32(fs.refused(uid, &e.into()))),
+            Err(e) => reply.error(Errno::from_i32(fs.refused(uid, &e))),
         };
         let waits = self.fs.bucket.may_wait(ino_in.0, false) || self.fs.bucket.may_wait(ino_out.0, true);
         if len <= COPY_INLINE_BYTES_MAX && !waits {
             return guard("copy_file_range", job);
         }
         self.slowly("copy_file_range", job);
+    }
+
+    fn ioctl(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        _flags: IoctlFlags,
+        cmd: u32,
+        in_data: &[u8],
+        _out_size: u32,
+        reply: ReplyIoctl,
+    ) {
+        let caller = caller(req);
+        let asked = ioctl::parse(cmd, in_data);
+        ioctl::wipe(in_data);
+        match asked {
+            Some(ioctl::Asked::Unlock { name, key }) => {
+                let fs = Arc::clone(&self.fs);
+                self.slowly("unlock", move || match fs.unlock(caller, ino.0, &name, &key) {
+                    Ok(()) => reply.ioctl(0, &[]),
+                    Err(e) => reply.error(Errno::from_i32(fs.refused(caller.uid, &e))),
+                });
+            }
+            Some(ioctl::Asked::Lock { name }) => guard("lock", || {
+                self.lock(caller, ino.0, &name, move |r| match r {
+                    None => reply.ioctl(0, &[]),
+                    Some(errno) => reply.error(errno),
+                });
+            }),
+            None => reply.error(Errno::ENOTTY),
+        }
     }
 }
 

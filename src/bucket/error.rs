@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::customer::CustomerError;
 use crate::catalog::CatalogError;
 use crate::crypto::CryptoError;
 use crate::keys::KeyError;
@@ -52,6 +53,9 @@ pub enum BucketError {
     Rule(RuleError),
     #[error(transparent)]
     Key(#[from] KeyError),
+    /// A customer key is missing or wrong.
+    #[error(transparent)]
+    Customer(#[from] CustomerError),
     /// Content or its map is not what was written.
     #[error("object {object}, bytes {from} to {to}: damaged or altered ({why}); the rest of it can be read")]
     Damaged { object: u64, from: u64, to: u64, why: &'static str },

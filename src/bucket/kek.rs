@@ -63,15 +63,20 @@ impl Bucket {
     /// A KEK by its number. Where its key lies with an external service this may take that service's time limit: it was
     /// had before (`warm`) when the caller holds a lock. Of those who want it at once, one asks.
     pub(super) fn kek(&self, id: KekId) -> Result<Arc<Kek>, BucketError> {
-        let have = || self.unwrapped.lock().get(&id).cloned();
-        if let Some(k) = have() {
+        let have = || {
+            let unwrapped = self.unwrapped.lock();
+            unwrapped.get(&id).cloned().ok_or_else(|| self.cutoff.cuts())
+        };
+        if let Ok(k) = have() {
             return Ok(k);
         }
         let flight = self.flights.of(Flight::Unwrap(id));
         let _asking = flight.lock();
-        if let Some(k) = have() {
-            return Ok(k);
-        }
+        let cuts = match have() {
+            Ok(k) => return Ok(k),
+            Err(cuts) => cuts,
+        };
+        self.keyring_stands()?;
         let row = self.keks.lock().iter().find(|r| r.id == id.0).cloned();
         let Some(row) = row else {
             return Err(BucketError::Altered {
@@ -82,8 +87,16 @@ impl Bucket {
         };
         let kek = self.keys()?.unwrap_kek(&KeyId(row.key_id), row.key_version, &self.id, id, &row.wrapped)?;
         let kek = Arc::new(kek);
-        self.unwrapped.lock().insert(id, kek.clone());
+        self.keep_kek(id, &kek, cuts);
         Ok(kek)
+    }
+
+    /// Keep an unwrapped KEK, unless keys were taken away since it was asked for: then this one may have been among them.
+    fn keep_kek(&self, id: KekId, kek: &Arc<Kek>, cuts: u64) {
+        let mut unwrapped = self.unwrapped.lock();
+        if self.cutoff.cuts() == cuts {
+            unwrapped.insert(id, kek.clone());
+        }
     }
 
     /// The KEK that new objects under a master key use, made when there is none. The caller holds no gate.
@@ -107,6 +120,8 @@ impl Bucket {
         if let Some(id) = made {
             return Ok((id, self.kek(id)?));
         }
+        self.keyring_stands()?;
+        let cuts = self.cutoff.cuts();
         // A number of its own from the start: others may be making one under another key.
         let id = {
             let mut counters = self.counters.lock();
@@ -128,7 +143,7 @@ impl Bucket {
         let kek = Arc::new(new.kek);
         let permit = self.gate.names();
         self.catalog().lock().put_kek(&row)?;
-        self.unwrapped.lock().insert(id, kek.clone());
+        self.keep_kek(id, &kek, cuts);
         self.keks.lock().push(row);
         self.lists_changed();
         drop(permit);
@@ -234,7 +249,8 @@ impl Bucket {
         if !self.making_may_wait() {
             return Ok(());
         }
-        let resolved = self.resolve_rule(&self.effective_of(inode)?.rule)?;
+        let Some(rule) = self.effective_of(inode)?.asked.rule().cloned() else { return Ok(()) };
+        let resolved = self.resolve_rule(&rule)?;
         if self.external_keys.lock().contains(&resolved.key.0) {
             // Counts a use that may not come; a KEK has a million, and this happens before its first.
             self.current_kek(&resolved.key)?;

@@ -23,8 +23,8 @@ impl Bucket {
             Err(BucketError::NotFound(_)) => return Ok(0),
             Err(e) => return Err(e),
         };
-        // Nobody is asked for a key for the sake of room.
-        if self.cold(&inode).is_some() {
+        // Where nobody has its key it is left as it is; nor is a service asked for one for the sake of room.
+        if self.cold(&inode).is_some() || !self.lend_key(&inode)? {
             return Ok(0);
         }
         let written = {

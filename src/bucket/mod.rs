@@ -5,6 +5,8 @@ mod close;
 mod commit;
 mod compact;
 mod convert;
+mod customer;
+mod cutoff;
 mod encryption;
 mod error;
 mod gate;
@@ -35,6 +37,7 @@ mod settings;
 mod space;
 mod table;
 mod tidy;
+mod unkeyed;
 mod write;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -47,6 +50,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use parking_lot::{Condvar, Mutex, RwLock};
 
 pub use crate::catalog::{Dirent, InodeRow as Attr};
+pub use customer::CustomerError;
 pub use encryption::{BucketInfo, ObjectInfo, ObjectState};
 pub use error::{BucketError, Holder};
 pub(crate) use inspect::{Inspection, Seen};
@@ -147,6 +151,10 @@ pub struct Bucket {
     sealing: RwLock<()>,
     unwrapped: Mutex<HashMap<KekId, Arc<Kek>>>,
     resolved: Mutex<HashMap<Rule, Resolved>>,
+    unlocked: customer::Unlocked,
+    /// Grows when somebody may have less than before.
+    access: AtomicU64,
+    cutoff: cutoff::CutOff,
     rule_generation: AtomicU64,
 
     table: table::Table,

@@ -26,13 +26,24 @@ pub struct OpenOptions {
     pub read_only: bool,
     /// What was written is durable after this long without anybody asking.
     pub commit_interval: Duration,
+    /// How often the keyring is looked at for keys that may not be used any more.
+    pub key_check: Duration,
+    /// How long keys in use go on when the keyring cannot be read.
+    pub key_grace: Duration,
     pub mountpoint: Option<PathBuf>,
     pub socket: Option<PathBuf>,
 }
 
 impl Default for OpenOptions {
     fn default() -> Self {
-        OpenOptions { read_only: false, commit_interval: Duration::from_secs(1), mountpoint: None, socket: None }
+        OpenOptions {
+            read_only: false,
+            commit_interval: Duration::from_secs(1),
+            key_check: Duration::from_secs(5),
+            key_grace: Duration::from_secs(300),
+            mountpoint: None,
+            socket: None,
+        }
     }
 }
 
@@ -270,6 +281,9 @@ impl Bucket {
             sealing: RwLock::new(()),
             unwrapped: Mutex::new(HashMap::new()),
             resolved: Mutex::new(HashMap::new()),
+            unlocked: super::customer::Unlocked::default(),
+            access: AtomicU64::new(super::customer::FIRST_ACCESS),
+            cutoff: super::cutoff::CutOff::new(o.key_check, o.key_grace),
             rule_generation: AtomicU64::new(1),
             table: table::Table::default(),
             gate: Gate::default(),
@@ -317,6 +331,7 @@ impl Bucket {
         ];
         *bucket.threads.lock() = threads;
         bucket.start_tidying().map_err(io(&bucket.dir))?;
+        bucket.start_cut_off().map_err(io(&bucket.dir))?;
         Ok(self)
     }
 }

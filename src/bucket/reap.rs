@@ -88,7 +88,7 @@ impl Bucket {
                 };
                 let whole = match freed {
                     Ok(whole) => whole,
-                    Err(e @ (BucketError::Damaged { .. } | BucketError::Key(_))) => {
+                    Err(e @ BucketError::Damaged { .. }) => {
                         log::warn!(
                             "object {}: deleted although {e}; its space in the log is not given back",
                             inode.ino
@@ -100,6 +100,7 @@ impl Bucket {
                 };
                 if whole {
                     st.dead = true;
+                    self.unlocked.forget(inode.ino);
                 }
                 self.note_change(&inode, st);
                 Ok(whole)
@@ -119,6 +120,12 @@ impl Bucket {
 
     /// Free up to a bounded number of leaves, from the end. True when nothing is left.
     fn free_some(&self, st: &mut super::inode::State) -> Result<bool, BucketError> {
+        if st.content.as_ref().is_some_and(|c| c.unkeyed) {
+            return self.free_unkeyed(st);
+        }
+        if let Err(BucketError::Key(_) | BucketError::Customer(_)) = self.content(st) {
+            return self.free_unkeyed(st);
+        }
         let leaves = st.row.size.div_ceil(LEAF_BYTES);
         if leaves <= LEAVES_AT_ONCE {
             self.cut(st, 0, u64::MAX)?;

@@ -3,6 +3,7 @@
 pub mod args;
 mod bucket;
 mod check;
+mod customer;
 mod daemon;
 mod encryption;
 mod key;

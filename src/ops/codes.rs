@@ -2,7 +2,7 @@
 //! one.
 
 use super::{ErrorCode, OpError};
-use crate::bucket::BucketError;
+use crate::bucket::{BucketError, CustomerError};
 use crate::catalog::CatalogError;
 use crate::keys::KeyError;
 use crate::keys::provider::ProviderError;
@@ -100,6 +100,11 @@ fn of_bucket(e: &BucketError) -> ErrorCode {
         BucketError::NoSpace => ErrorCode::Full,
         BucketError::Rule(e) => of_rule(e),
         BucketError::Key(e) => of_key(e),
+        BucketError::Customer(e) => match e {
+            CustomerError::Missing { .. } | CustomerError::Wrong { .. } => ErrorCode::Key,
+            CustomerError::NotCustomer { .. } | CustomerError::TooMany(_) => ErrorCode::Refused,
+            CustomerError::NotUnlocked { .. } => ErrorCode::NotFound,
+        },
         BucketError::UnknownToKeyring(_) => ErrorCode::Key,
         BucketError::Damaged { .. } | BucketError::Altered { .. } => ErrorCode::Damage,
         BucketError::Unsupported(_) | BucketError::BucketNotEmpty(_) => ErrorCode::Refused,
