@@ -16,6 +16,7 @@ impl Bucket {
         // From here on changes are refused; those under way end before the last commit.
         self.closing.store(true, Ordering::Release);
         self.tidy.stop();
+        self.services.stop();
         self.cutoff.stop();
         self.table.forget_all();
         drop(self.gate.close_names());

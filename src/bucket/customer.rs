@@ -242,6 +242,7 @@ impl Bucket {
     fn let_in(&self, uid: Option<u32>, inode: &Arc<Inode>) -> Result<u64, BucketError> {
         loop {
             let generation = self.access_generation();
+            self.warm(inode)?;
             let (binding, needed) = {
                 let mut st = inode.state.lock();
                 if !st.is_file() || st.content.is_none() && st.row.size == 0 && st.row.flags & FLAG_REQUEST == 0 {

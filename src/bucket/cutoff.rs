@@ -62,6 +62,8 @@ pub(super) struct CutOff {
     cuts: AtomicU64,
     /// Master keys that were found not to be usable when the keyring was last looked at.
     gone: Mutex<HashSet<KeyId>>,
+    /// The same by the word, or the silence, of an external service.
+    pub gone_there: Mutex<HashSet<KeyId>>,
 }
 
 impl CutOff {
@@ -80,6 +82,7 @@ impl CutOff {
             lost: AtomicBool::new(false),
             cuts: AtomicU64::new(0),
             gone: Mutex::default(),
+            gone_there: Mutex::default(),
         }
     }
 
@@ -220,7 +223,7 @@ impl Bucket {
         }
     }
 
-    fn drop_keks(&self, which: impl Fn(&KeyId) -> bool) {
+    pub(super) fn drop_keks(&self, which: impl Fn(&KeyId) -> bool) {
         let ids: HashSet<u64> =
             self.keks.lock().iter().filter(|r| which(&KeyId(r.key_id.clone()))).map(|r| r.id).collect();
         let mut unwrapped = self.unwrapped.lock();
@@ -234,7 +237,7 @@ impl Bucket {
     /// The key may not be used any more.
     pub(super) fn key_stands(&self, key: &KeyId) -> Result<(), BucketError> {
         self.keyring_stands()?;
-        if self.cutoff.gone.lock().contains(key) {
+        if self.cutoff.gone.lock().contains(key) || self.cutoff.gone_there.lock().contains(key) {
             return Err(KeyError::Disabled(key.0.clone()).into());
         }
         Ok(())

@@ -33,6 +33,7 @@ mod recover;
 mod replay;
 mod resize;
 mod rows;
+mod service_watch;
 mod settings;
 mod space;
 mod table;
@@ -155,6 +156,7 @@ pub struct Bucket {
     /// Grows when somebody may have less than before.
     access: AtomicU64,
     cutoff: cutoff::CutOff,
+    services: service_watch::ServiceWatch,
     rule_generation: AtomicU64,
 
     table: table::Table,

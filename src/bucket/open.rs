@@ -28,8 +28,10 @@ pub struct OpenOptions {
     pub commit_interval: Duration,
     /// How often the keyring is looked at for keys that may not be used any more.
     pub key_check: Duration,
-    /// How long keys in use go on when the keyring cannot be read.
+    /// How long keys in use go on when the keyring cannot be read, or their external service does not answer.
     pub key_grace: Duration,
+    /// How often external key services are asked whether the keys in use may go on being used.
+    pub service_check: Duration,
     pub mountpoint: Option<PathBuf>,
     pub socket: Option<PathBuf>,
 }
@@ -41,6 +43,7 @@ impl Default for OpenOptions {
             commit_interval: Duration::from_secs(1),
             key_check: Duration::from_secs(5),
             key_grace: Duration::from_secs(300),
+            service_check: Duration::from_secs(60),
             mountpoint: None,
             socket: None,
         }
@@ -284,6 +287,7 @@ impl Bucket {
             unlocked: super::customer::Unlocked::default(),
             access: AtomicU64::new(super::customer::FIRST_ACCESS),
             cutoff: super::cutoff::CutOff::new(o.key_check, o.key_grace),
+            services: super::service_watch::ServiceWatch::new(o.service_check, o.key_grace),
             rule_generation: AtomicU64::new(1),
             table: table::Table::default(),
             gate: Gate::default(),
@@ -332,6 +336,7 @@ impl Bucket {
         *bucket.threads.lock() = threads;
         bucket.start_tidying().map_err(io(&bucket.dir))?;
         bucket.start_cut_off().map_err(io(&bucket.dir))?;
+        bucket.start_service_watch().map_err(io(&bucket.dir))?;
         Ok(self)
     }
 }

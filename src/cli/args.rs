@@ -89,7 +89,7 @@ pub struct MountArgs {
     #[arg(short = 'f', long)]
     pub foreground: bool,
     /// Mount options, separated by commas: ro, allow_other, list_sse, direct_rdwr, nonempty, log=FILE,
-    /// commit_interval=SECONDS, threads=N, customer_key_file=FILE, key_check=SECONDS, key_grace=SECONDS, and those that mount(8) knows (see mount.ssefs(8))
+    /// commit_interval=SECONDS, threads=N, customer_key_file=FILE, key_check=SECONDS, key_grace=SECONDS, service_check=SECONDS, and those that mount(8) knows (see mount.ssefs(8))
     #[arg(short = 'o', value_name = "OPTIONS")]
     pub options: Vec<String>,
     /// Log to this file instead of the system log

@@ -129,6 +129,7 @@ fn serve(plan: &Plan, live: impl FnOnce() -> Result<(), OpError>) -> Result<(), 
         commit_interval: plan.options.commit_interval.unwrap_or(defaults.commit_interval),
         key_check: plan.options.key_check.unwrap_or(defaults.key_check),
         key_grace: plan.options.key_grace.unwrap_or(defaults.key_grace),
+        service_check: plan.options.service_check.unwrap_or(defaults.service_check),
         mountpoint: Some(plan.mountpoint.clone()),
         socket: Some(socket.path().to_owned()),
     };

@@ -31,6 +31,7 @@ pub struct Options {
     pub customer_key_file: Option<PathBuf>,
     pub key_check: Option<Duration>,
     pub key_grace: Option<Duration>,
+    pub service_check: Option<Duration>,
     /// MS_* flags for the kernel, set after the mount (root only).
     pub kernel_flags: libc::c_ulong,
 }
@@ -50,7 +51,7 @@ pub const KERNEL: [(&str, libc::c_ulong); 5] = [
 ];
 
 const KNOWN: &str = "ro, rw, allow_other, list_sse, direct_rdwr, nonempty, create, foreground, log=FILE, rule=RULE, dialect=NAME, \
-                     chunk_size=SIZE, store=DIR, config=DIR, commit_interval=SECONDS, threads=N, customer_key_file=FILE, key_check=SECONDS, key_grace=SECONDS, nosuid, nodev, \
+                     chunk_size=SIZE, store=DIR, config=DIR, commit_interval=SECONDS, threads=N, customer_key_file=FILE, key_check=SECONDS, key_grace=SECONDS, service_check=SECONDS, nosuid, nodev, \
                      noexec, noatime";
 
 /// Reads `-o` lists. With `sloppy` (mount -s) unknown options are passed over.
@@ -90,6 +91,11 @@ pub fn parse(lists: &[String], sloppy: bool) -> Result<Options, OpError> {
             ("key_check", Some(v)) => {
                 let seconds = v.parse::<f64>().ok().filter(|s| (0.1..=3600.0).contains(s));
                 o.key_check = Some(Duration::from_secs_f64(seconds.ok_or_else(|| bad("must be 0.1 to 3600 seconds"))?));
+            }
+            ("service_check", Some(v)) => {
+                let seconds = v.parse::<f64>().ok().filter(|s| (0.1..=86_400.0).contains(s));
+                let seconds = seconds.ok_or_else(|| bad("must be 0.1 to 86400 seconds"))?;
+                o.service_check = Some(Duration::from_secs_f64(seconds));
             }
             ("key_grace", Some(v)) => {
                 let seconds = v.parse::<f64>().ok().filter(|s| (0.0..=86_400.0).contains(s));

@@ -142,3 +142,74 @@ fn r30_files_are_deleted_and_commits_go_on_while_a_service_is_silent_and_their_r
     };
     assert!(eventually(freed), "{before} {}", live(&m));
 }
+
+/// Reads a file through a handle that is open, past the kernel's pages.
+fn again(f: &File) -> std::io::Result<Vec<u8>> {
+    use std::os::unix::fs::FileExt;
+    let mut bytes = vec![0; 7];
+    f.read_exact_at(&mut bytes, 0)?;
+    Ok(bytes)
+}
+
+#[test]
+fn r30_a_key_that_its_service_disables_cuts_off_open_files_and_lets_them_in_again() {
+    if skip_without_ssefs() {
+        return;
+    }
+    for (state, code) in [("Disabled", "KMS.DisabledException"), ("Gone", "KMS.NotFoundException")] {
+        let kms = Kms::start();
+        let m = mounted(&kms, &["service_check=0.2", "key_grace=86400"]);
+        fs::write(m.at("f"), "content").unwrap();
+        let open = File::options().read(true).write(true).open(m.at("f")).unwrap();
+        assert_eq!(again(&open).unwrap(), b"content");
+        kms.state(state);
+        assert!(eventually(|| again(&open).is_err()), "an open handle goes on under a key that is {state}");
+        refused(&m, again(&open), libc::EKEYREVOKED, &[code, "ext (mk-"]);
+        refused(&m, File::open(m.at("f")), libc::EKEYREVOKED, &[code]);
+        refused(&m, fs::write(m.at("new"), "x"), libc::EKEYREVOKED, &[code]);
+        kms.state("Enabled");
+        assert!(eventually(|| File::open(m.at("f")).is_ok()), "enabled again, and not let in");
+        assert_eq!(fs::read_to_string(m.at("f")).unwrap(), "content");
+        // And once more: what came back goes again.
+        kms.state(state);
+        assert!(eventually(|| File::open(m.at("f")).and_then(|f| again(&f)).is_err()));
+        kms.state("Enabled");
+        assert!(eventually(|| File::open(m.at("f")).is_ok()));
+    }
+}
+
+#[test]
+fn r30_a_service_that_stays_silent_cuts_off_after_the_time_of_grace_and_not_before() {
+    if skip_without_ssefs() {
+        return;
+    }
+    let mut kms = Kms::start();
+    let mut m = mounted(&kms, &["service_check=0.2", "key_grace=86400"]);
+    fs::write(m.at("f"), "content").unwrap();
+    let open = File::open(m.at("f")).unwrap();
+    let asked = kms.calls("DescribeKey");
+    assert!(eventually(|| kms.calls("DescribeKey") > asked + 2), "it is asked each interval");
+    kms.down();
+    let failed = || {
+        let told = m.ssefs(&["bucket", "show", "b", "--json"]).json();
+        told["external_calls"].as_object().unwrap().values().any(|c| c["failed"].as_u64() > Some(0))
+    };
+    assert!(eventually(failed), "the mount has noticed");
+    assert_eq!(again(&open).unwrap(), b"content", "within the grace it goes on");
+    fs::write(m.at("new"), "content").unwrap();
+    drop(open);
+    kms.up();
+
+    m.umount();
+    let mut m = m.with_option("key_grace=0.5");
+    let open = File::open(m.at("f")).unwrap();
+    assert_eq!(again(&open).unwrap(), b"content");
+    kms.down();
+    assert!(eventually(|| again(&open).is_err()), "it goes on past the grace");
+    refused(&m, again(&open), libc::ENOKEY, &["KMS.DependencyTimeoutException", "ext (mk-"]);
+    kms.up();
+    assert!(eventually(|| again(&open).is_ok()), "the same handle, when the service is back");
+    assert_eq!(fs::read_to_string(m.at("new")).unwrap(), "content", "what was written within the grace is there");
+    drop(open);
+    m.umount();
+}
