@@ -1,6 +1,7 @@
 //! The thin adapter between the kernel (crate fuser) and [`Fs`]: it takes requests apart, answers them, and keeps the
 //! kernel's caches right. Nothing is decided here that a test without a mount would want to see.
 
+mod aside;
 mod convert;
 pub mod ioctl;
 mod mount;
@@ -9,9 +10,8 @@ pub mod mount_table;
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
@@ -28,6 +28,7 @@ use crate::bucket::{Attr, BucketError, Listing};
 use crate::fs::{Caller, Change, Fs, FsError, Handle, WriteAs, is_lock, is_slow};
 use zeroize::Zeroizing;
 
+use aside::{WAITING_MAX, guard};
 use convert::{file_attr, file_type, nanoseconds};
 
 /// Names and attributes change only through this mount, so the kernel may keep them.
@@ -41,11 +42,6 @@ const READAHEAD_BYTES: u32 = 4 << 20;
 const COPY_BYTES_MAX: u64 = 256 << 20;
 /// Copies up to this many bytes are made where they arrive.
 const COPY_INLINE_BYTES_MAX: u64 = 1 << 20;
-/// Most slow requests on threads of their own; more of them take an event thread's time.
-const SLOW_MAX: usize = 64;
-/// The same for requests that may have to wait for an external key service: they only wait.
-const WAITING_MAX: usize = 1024;
-
 /// Wanted where the kernel has it. Never FUSE_WRITEBACK_CACHE: it would own size and times.
 const WANTED: [InitFlags; 11] = [
     // The kernel judges by ACLs; inheriting them, and the umask with that, is ours (fs/acl.rs).
@@ -68,13 +64,6 @@ struct Adapter {
     notifier: Arc<OnceLock<Notifier>>,
     slow: Arc<AtomicUsize>,
     direct_rdwr: bool,
-}
-
-/// Run a handler. If it panics, its reply is dropped on the way, which fuser answers with EIO; the session goes on.
-fn guard(what: &'static str, handler: impl FnOnce()) {
-    if catch_unwind(AssertUnwindSafe(handler)).is_err() {
-        log::error!("{what}: panicked; the request was answered with EIO. Please report this");
-    }
 }
 
 fn caller(req: &Request) -> Caller {
@@ -100,37 +89,6 @@ fn open_flags(flags: i32, direct_rdwr: bool) -> (FopenFlags, bool) {
 impl Adapter {
     fn errno(&self, uid: u32, e: &FsError) -> Errno {
         Errno::from_i32(self.fs.refused(uid, e))
-    }
-
-    /// Run a request that may take long on a thread of its own, so that event threads stay free for others.
-    fn slowly(&self, what: &'static str, job: impl FnOnce() + Send + 'static) {
-        self.aside(what, SLOW_MAX, job);
-    }
-
-    fn aside(&self, what: &'static str, most: usize, job: impl FnOnce() + Send + 'static) {
-        if self.slow.fetch_add(1, Ordering::AcqRel) >= most {
-            self.slow.fetch_sub(1, Ordering::AcqRel);
-            return guard(what, job);
-        }
-        let count = Arc::clone(&self.slow);
-        let spawned = std::thread::Builder::new().name("ssefs-slow".into()).spawn(move || {
-            guard(what, job);
-            count.fetch_sub(1, Ordering::AcqRel);
-        });
-        // The job and its reply are gone then, which fuser has answered with EIO.
-        if let Err(e) = spawned {
-            self.slow.fetch_sub(1, Ordering::AcqRel);
-            log::error!("{what}: no thread to be had: {e}");
-        }
-    }
-
-    /// Run a request on a file, on a thread of its own when it may have to wait for an external key service.
-    fn perhaps_waiting(&self, what: &'static str, may_wait: bool, job: impl FnOnce(&Adapter) + Send + 'static) {
-        if !may_wait {
-            return guard(what, || job(self));
-        }
-        let adapter = self.clone();
-        self.aside(what, WAITING_MAX, move || job(&adapter));
     }
 
     /// The kernel shows set-id bits from its cache until told. Only attributes are dropped, which waits for no page.

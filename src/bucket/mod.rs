@@ -9,6 +9,7 @@ mod customer;
 mod cutoff;
 mod encryption;
 mod error;
+mod external;
 mod gate;
 mod inode;
 mod inspect;
@@ -143,7 +144,7 @@ pub struct Bucket {
     open_id: OpenId,
     counter: AtomicU64,
     keks: Mutex<Vec<KekRow>>,
-    flights: kek::Flights,
+    flights: external::Flights,
     /// Ids of the keys in use here that lie with external services.
     external_keys: Mutex<HashSet<String>>,
     /// KEKs that are being unwrapped aside (None), or were not to be had.

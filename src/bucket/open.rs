@@ -278,7 +278,7 @@ impl Bucket {
             open_id,
             counter: AtomicU64::new(0),
             keks: Mutex::new(keks),
-            flights: super::kek::Flights::default(),
+            flights: super::external::Flights::default(),
             external_keys: Mutex::default(),
             fetched: Mutex::default(),
             sealing: RwLock::new(()),
