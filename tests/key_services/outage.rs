@@ -53,7 +53,7 @@ fn r30_what_a_silent_service_keeps_from_being_read_is_not_emptied() {
 }
 
 fn sys_truncate(m: &Mount, name: &str) -> std::io::Result<()> {
-    let path = crate::mount::cstr(&m.at(name));
+    let path = crate::mount::cstr(m.at(name));
     // SAFETY: path is a NUL-terminated string that outlives the call.
     match unsafe { libc::truncate(path.as_ptr(), 0) } {
         0 => Ok(()),
