@@ -1,12 +1,12 @@
 //! Keys of external services in a bucket: which they are, and how what they give is had before anybody waits for it under a
 //! lock or on an event thread. Nothing here decides whether a key may be used.
 
-use std::collections::HashMap;
-use std::sync::atomic::Ordering;
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::inode::Inode;
 use super::kek::{KEK_AGE_MAX_S, KEK_USES_MAX, now_s};
@@ -40,6 +40,28 @@ impl Flights {
     }
 }
 
+/// Ids of the master keys in use in a bucket that lie with external services. Most buckets have none, which costs nothing.
+#[derive(Default)]
+pub struct ExternalKeys {
+    any: AtomicBool,
+    ids: Mutex<HashSet<String>>,
+}
+
+impl ExternalKeys {
+    pub fn is_empty(&self) -> bool {
+        !self.any.load(Ordering::Acquire)
+    }
+
+    pub fn lock(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.ids.lock()
+    }
+
+    fn insert(&self, key: &KeyId) {
+        self.ids.lock().insert(key.0.clone());
+        self.any.store(true, Ordering::Release);
+    }
+}
+
 impl Bucket {
     /// The newest KEK of a key whose service does not answer, past its age or its number of uses, if it is unwrapped:
     /// both limits are far from what AES-GCM bears, and a write that could go on should.
@@ -61,7 +83,7 @@ impl Bucket {
 
     /// The KEK that an external service has to be asked for before this object's content can be loaded.
     pub(super) fn cold(&self, inode: &Inode) -> Option<KekId> {
-        if self.external_keys.lock().is_empty() {
+        if self.external_keys.is_empty() {
             return None;
         }
         let st = inode.state.lock();
@@ -104,7 +126,7 @@ impl Bucket {
     /// Whether reading this file, or writing it, may have to ask an external service first. An answer too many costs a
     /// thread, one too few an event thread's time.
     pub fn may_wait(&self, ino: u64, writes: bool) -> bool {
-        if self.external_keys.lock().is_empty() {
+        if self.external_keys.is_empty() {
             return false;
         }
         let Ok(inode) = self.inode(ino) else { return false };
@@ -124,6 +146,9 @@ impl Bucket {
 
     /// Whether a PUT under one of the external keys in use would need the service.
     pub fn making_may_wait(&self) -> bool {
+        if self.external_keys.is_empty() {
+            return false;
+        }
         let external = self.external_keys.lock();
         let (keks, unwrapped) = (self.keks.lock(), self.unwrapped.lock());
         let now = now_s();
@@ -154,7 +179,7 @@ impl Bucket {
     /// # Errors
     /// Those of the service: the file cannot be used then.
     pub fn before_open(&self, ino: u64, writes: bool) -> Result<(), BucketError> {
-        if self.external_keys.lock().is_empty() {
+        if self.external_keys.is_empty() {
             return Ok(());
         }
         let inode = self.inode(ino)?;
@@ -166,7 +191,7 @@ impl Bucket {
     /// A key that this bucket uses: whether asking for it may take time.
     pub(super) fn note_key(&self, key: &KeyId) -> Result<(), BucketError> {
         if !key.0.is_empty() && self.keys()?.is_external(key)? {
-            self.external_keys.lock().insert(key.0.clone());
+            self.external_keys.insert(key);
         }
         Ok(())
     }

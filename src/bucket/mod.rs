@@ -42,7 +42,7 @@ mod tidy;
 mod unkeyed;
 mod write;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
@@ -146,7 +146,7 @@ pub struct Bucket {
     keks: Mutex<Vec<KekRow>>,
     flights: external::Flights,
     /// Ids of the keys in use here that lie with external services.
-    external_keys: Mutex<HashSet<String>>,
+    external_keys: external::ExternalKeys,
     /// KEKs that are being unwrapped aside (None), or were not to be had.
     fetched: Mutex<HashMap<KekId, Option<BucketError>>>,
     /// Held shared from taking a KEK until what it wraps is seen in an inode; exclusively to let go of a master key.

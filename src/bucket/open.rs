@@ -279,7 +279,7 @@ impl Bucket {
             counter: AtomicU64::new(0),
             keks: Mutex::new(keks),
             flights: super::external::Flights::default(),
-            external_keys: Mutex::default(),
+            external_keys: Default::default(),
             fetched: Mutex::default(),
             sealing: RwLock::new(()),
             unwrapped: Mutex::new(HashMap::new()),

@@ -12,7 +12,8 @@ use crate::ops::{Command, OpError, Quiet};
 
 /// Adds the service's word to what is known of a key. A service that is down is part of the report, not its failure.
 pub fn report(place: &Place, keys: &Keyring, info: &KeyInfo, into: &mut Value) -> Result<(), OpError> {
-    let Some(uri) = &info.provider else { return Ok(()) };
+    // Of a destroyed key there is nothing left to ask for.
+    let Some(uri) = info.provider.as_ref().filter(|_| info.newest_version > 0) else { return Ok(()) };
     let asked = Instant::now();
     let Some(said) = keys.ask_service(&info.id)? else { return Ok(()) };
     match said {

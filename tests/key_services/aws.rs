@@ -1,7 +1,7 @@
 //! The AWS KMS API against our own fake: calls, states, and answers that are not what they should be.
 
 use crate::kms::{ARN, Kms, Mood};
-use crate::mount::{get_xattr_text, skip_without_ssefs};
+use crate::mount::{eventually, get_xattr_text, skip_without_ssefs};
 use crate::{holds, mounted, refused, unmounted};
 use std::fs::{self, File};
 
@@ -188,4 +188,29 @@ fn what_cannot_be_a_key_of_a_service_is_refused_and_leaves_nothing() {
     create(&kms.uri(1)).fails_saying(&["alias \"ext\" already"]);
     assert_eq!(kms.all_calls(), calls, "the service was not asked for nothing");
     assert_eq!(m.ssefs(&["key", "list", "--json"]).json().as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn r30_a_key_disabled_in_the_keyring_is_revoked_whatever_its_service_says() {
+    if skip_without_ssefs() {
+        return;
+    }
+    let kms = Kms::start();
+    let m = mounted(&kms, &["key_check=0.2"]);
+    fs::write(m.at("f"), "content").unwrap();
+    m.ssefs(&["key", "disable", "ext"]).ok();
+    assert!(eventually(|| File::open(m.at("f")).is_err()));
+    let calls = kms.all_calls();
+    refused(&m, File::open(m.at("f")), libc::EKEYREVOKED, &["KMS.DisabledException", "ext"]);
+    assert_eq!(kms.all_calls(), calls, "nobody was asked");
+    m.ssefs(&["key", "enable", "ext"]).ok();
+    assert!(eventually(|| File::open(m.at("f")).is_ok()));
+    assert_eq!(fs::read_to_string(m.at("f")).unwrap(), "content");
+    let to = m.beside("out");
+    let seal = m.beside("seal");
+    fs::write(&seal, [7; 32]).unwrap();
+    fs::set_permissions(&seal, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    m.ssefs(&["key", "export", "ext", "--to", to.to_str().unwrap(), "--seal-key-file", seal.to_str().unwrap()])
+        .fails_saying(&["another key service keeps it"]);
+    m.ssefs(&["key", "delete", "ext"]).fails_saying(&["in use by"]);
 }

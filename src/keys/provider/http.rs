@@ -3,11 +3,10 @@
 //! certificates, or those of the file that AWS_CA_BUNDLE names.
 
 use std::env;
-use std::sync::Arc;
 use std::time::Duration;
 
 use ureq::Agent;
-use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
+use ureq::tls::{Certificate, PemItem, TlsConfig, parse_pem};
 use zeroize::Zeroizing;
 
 use super::{ProviderError, quoted};
@@ -114,6 +113,8 @@ fn agent(tls: Option<TlsConfig>, proxies: bool) -> Agent {
 
 #[cfg(feature = "aws-lc")]
 fn tls_agent() -> Result<Agent, ProviderError> {
+    use std::sync::Arc;
+    use ureq::tls::RootCerts;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let roots = RootCerts::Specific(Arc::new(roots()?));
     let tls = TlsConfig::builder().root_certs(roots).unversioned_rustls_crypto_provider(provider).build();
