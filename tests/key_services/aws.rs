@@ -208,7 +208,7 @@ fn r30_a_key_disabled_in_the_keyring_is_revoked_whatever_its_service_says() {
     assert_eq!(fs::read_to_string(m.at("f")).unwrap(), "content");
     let to = m.beside("out");
     let seal = m.beside("seal");
-    fs::write(&seal, [7; 32]).unwrap();
+    fs::write(&seal, (1..=32).collect::<Vec<u8>>()).unwrap();
     fs::set_permissions(&seal, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
     m.ssefs(&["key", "export", "ext", "--to", to.to_str().unwrap(), "--seal-key-file", seal.to_str().unwrap()])
         .fails_saying(&["another key service keeps it"]);
