@@ -6,10 +6,10 @@ mod dependants;
 mod files;
 #[path = "keyring/life.rs"]
 mod life;
-#[path = "keyring/material.rs"]
-mod material;
 #[path = "keyring/masters.rs"]
 mod masters;
+#[path = "keyring/material.rs"]
+mod material;
 #[path = "keyring/stores.rs"]
 mod stores;
 

@@ -206,12 +206,7 @@ pub fn unwrap_master(root: &RootKey, key_id: &KeyId, version: u32, wrapped: &[u8
     MasterKey::try_from(&unwrap(root, WrapLabel::Master, &master_context(key_id, version), wrapped)?[..])
 }
 /// A master key version for its recovery file, under a key of the owner's.
-pub fn wrap_exported(
-    seal: &MasterKey,
-    key_id: &KeyId,
-    version: u32,
-    key: &MasterKey,
-) -> Result<Vec<u8>, CryptoError> {
+pub fn wrap_exported(seal: &MasterKey, key_id: &KeyId, version: u32, key: &MasterKey) -> Result<Vec<u8>, CryptoError> {
     wrap(seal, WrapLabel::Export, &master_context(key_id, version), key.expose())
 }
 pub fn unwrap_exported(

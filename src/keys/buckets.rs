@@ -4,8 +4,8 @@
 use super::KeyError;
 use super::dependants::put_dependant;
 use super::keyring::Keyring;
-use super::masters::KeyKind;
 use super::masters;
+use super::masters::KeyKind;
 use super::rows::{BUCKET, DEPENDANT, MASTER, VERSION};
 use crate::crypto::secret::BucketKey;
 use crate::crypto::wrap::{self, BucketCtx};

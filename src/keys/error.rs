@@ -68,7 +68,9 @@ pub enum KeyError {
     PendingImport(String),
     #[error("KMS.NotFoundException: key {key:?} was destroyed {}", crate::types::utc(*when))]
     Destroyed { key: String, when: i64 },
-    #[error("AccessDenied: user {uid} may not use the key {key}; root or the keyring's owner can allow it: ssefs key grant {key} {uid}")]
+    #[error(
+        "AccessDenied: user {uid} may not use the key {key}; root or the keyring's owner can allow it: ssefs key grant {key} {uid}"
+    )]
     Denied { uid: u32, key: String },
     #[error("key {key:?} is in use: {buckets} bucket{} on it", if *buckets == 1 { " hangs" } else { "s hang" })]
     InUse { key: String, buckets: usize },

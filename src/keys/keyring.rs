@@ -231,7 +231,13 @@ impl Inner {
         })?;
         if there != self.file {
             let (db, file) = open_db(rows.path)?;
-            *self = Inner { db, file, data_version: -1, unwrapped: HashMap::new(), snapshot: std::mem::take(&mut self.snapshot) };
+            *self = Inner {
+                db,
+                file,
+                data_version: -1,
+                unwrapped: HashMap::new(),
+                snapshot: std::mem::take(&mut self.snapshot),
+            };
         }
         Ok(())
     }

@@ -213,12 +213,7 @@ impl Keyring {
             .map_err(|source| KeyError::Unwrap { what: format!("version {version} of key {key}"), source })
     }
 
-    pub(super) fn insert_key(
-        &self,
-        c: &Change<'_>,
-        new: &NewKey<'_>,
-        first: &MasterKey,
-    ) -> Result<KeyId, KeyError> {
+    pub(super) fn insert_key(&self, c: &Change<'_>, new: &NewKey<'_>, first: &MasterKey) -> Result<KeyId, KeyError> {
         if let Some(alias) = new.alias {
             alias_is_free(c.snapshot, alias, None)?;
         }

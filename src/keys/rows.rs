@@ -48,8 +48,7 @@ pub const MASTER: Table = Table {
 };
 pub const VERSION: Table =
     Table { name: "master_key_version", columns: &["key_id", "version", "wrapped", "created"], key_columns: 2 };
-pub const DEPENDANT: Table =
-    Table { name: "dependant", columns: &["bucket_id", "key_id", "since"], key_columns: 2 };
+pub const DEPENDANT: Table = Table { name: "dependant", columns: &["bucket_id", "key_id", "since"], key_columns: 2 };
 pub const GRANT: Table = Table { name: "key_grant", columns: &["key_id", "uid"], key_columns: 2 };
 
 pub struct BucketRow {

@@ -117,9 +117,7 @@ impl RuleError {
             RuleError::NoRule { dialect } => dialect.no_rule_code(),
             RuleError::KeyNotFound { .. } | RuleError::KeyDestroyed { .. } => "KMS.NotFoundException",
             RuleError::KeyDisabled { .. } => "KMS.DisabledException",
-            RuleError::KeyPendingDeletion { .. } | RuleError::KeyPendingImport { .. } => {
-                "KMS.KMSInvalidStateException"
-            }
+            RuleError::KeyPendingDeletion { .. } | RuleError::KeyPendingImport { .. } => "KMS.KMSInvalidStateException",
         }
     }
 

@@ -59,10 +59,7 @@ fn r59_naming_a_key_that_cannot_be_used_is_refused_in_the_vendors_words() {
         ),
         (
             "disabled",
-            format!(
-                "KMS.DisabledException: the key disabled ({}) is disabled: enable it, or name another key",
-                ids[0]
-            ),
+            format!("KMS.DisabledException: the key disabled ({}) is disabled: enable it, or name another key", ids[0]),
         ),
         (
             "pending",
@@ -95,7 +92,12 @@ fn r59_naming_a_key_that_cannot_be_used_is_refused_in_the_vendors_words() {
         assert_eq!(errno(get_xattr_text(m.at("d"), RULE)), libc::ENODATA);
     }
     assert!(!m.store().join("buckets/new").exists());
-    refused_by_command(&m, &["key", "show", "nobody"], 6, "KMS.NotFoundException: there is no key \"nobody\" in the keyring");
+    refused_by_command(
+        &m,
+        &["key", "show", "nobody"],
+        6,
+        "KMS.NotFoundException: there is no key \"nobody\" in the keyring",
+    );
     // And again when they can be used, without a remount.
     m.ssefs(&["key", "enable", "disabled"]).ok();
     m.ssefs(&["key", "cancel-deletion", "pending"]).ok();
@@ -124,11 +126,14 @@ fn r30_r59_what_is_under_such_a_key_is_neither_written_nor_read_and_last_error_n
         assert!(last_error(m).starts_with(words), "{} should begin {words}", last_error(m));
         assert_eq!(errno(write(m, "new")), libc::EKEYREVOKED);
         assert!(last_error(m).starts_with(words), "{}", last_error(m));
-        assert_eq!(errno(fs::OpenOptions::new().append(true).open(m.at("old")).and_then(|mut f| {
-            use std::io::Write;
-            f.write_all(b"more")?;
-            f.sync_all()
-        })), libc::EKEYREVOKED);
+        assert_eq!(
+            errno(fs::OpenOptions::new().append(true).open(m.at("old")).and_then(|mut f| {
+                use std::io::Write;
+                f.write_all(b"more")?;
+                f.sync_all()
+            })),
+            libc::EKEYREVOKED
+        );
         // Metadata is not encrypted (15).
         assert_eq!(fs::metadata(m.at("old")).unwrap().len(), "content of old".len() as u64);
         let _ = fs::remove_file(m.at("new"));
@@ -183,7 +188,9 @@ fn a_damaged_or_foreign_keyring_is_told_to_mount_and_command_and_changes_nothing
     let mut damaged = good.clone();
     let middle = damaged.len() / 2;
     damaged[middle..].fill(0);
-    for (bytes, word) in [(&foreign, "root key"), (&damaged, "keyring"), (&b"no keyring".repeat(500), "not an ssefs keyring")] {
+    for (bytes, word) in
+        [(&foreign, "root key"), (&damaged, "keyring"), (&b"no keyring".repeat(500), "not an ssefs keyring")]
+    {
         replace(bytes);
         m.ssefs(&["key", "list"]).fails_saying(&[word]);
         m.ssefs(&["key", "disable", "mine"]).fails_saying(&[word]);

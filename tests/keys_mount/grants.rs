@@ -48,7 +48,9 @@ fn a_user_without_a_grant_names_no_key_and_is_told_how_to_get_it() {
         fs::write(m.at("f"), "again").unwrap();
         assert_eq!(get_xattr_text(m.at("f"), KEY_ID).unwrap(), id);
     });
-    for args in [["key", "grant", "nobody", "1"], ["key", "grant", "mine", "no-such-user"], ["key", "grant", "bucket:b", "1"]] {
+    for args in
+        [["key", "grant", "nobody", "1"], ["key", "grant", "mine", "no-such-user"], ["key", "grant", "bucket:b", "1"]]
+    {
         assert!(m.ssefs(&args).code.is_some_and(|c| c != 0), "{args:?}");
     }
 }

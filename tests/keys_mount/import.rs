@@ -86,7 +86,9 @@ fn a_recovery_file_is_written_once_and_opens_with_its_own_key_only() {
     m.ssefs(&["key", "export", "nobody", "--to", &at("x.key"), "--seal-key-file", &at("seal")])
         .fails_saying(&["KMS.NotFoundException"]);
     assert!(!m.beside("x.key").exists());
-    let import = |seal: &str| ["key".into(), "import".into(), "--recovery-file".into(), at("mine.key"), "--seal-key-file".into(), at(seal)];
+    let import = |seal: &str| {
+        ["key".into(), "import".into(), "--recovery-file".into(), at("mine.key"), "--seal-key-file".into(), at(seal)]
+    };
     let run = |args: [String; 6]| m.ssefs(&args.each_ref().map(String::as_str));
     assert_eq!(run(import("seal")).code, Some(12), "it is there");
     m.ssefs(&["key", "delete", "mine", "--unsafe-seconds", "0"]).ok();

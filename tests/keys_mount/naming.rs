@@ -144,7 +144,8 @@ fn put_plain(m: &Mount, name: &str) {
 #[test]
 fn keys_are_made_shown_and_listed_with_all_there_is_to_tell() {
     let Some(m) = Mount::real("") else { return };
-    let made = m.ssefs(&["key", "create", "--alias", "mine", "--description", "for photos", "--rotate-days", "90", "--json"]);
+    let made =
+        m.ssefs(&["key", "create", "--alias", "mine", "--description", "for photos", "--rotate-days", "90", "--json"]);
     let made = made.json();
     for (field, value) in [
         ("alias", "mine"),
