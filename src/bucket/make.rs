@@ -60,9 +60,6 @@ impl Bucket {
         let (mut rule, mut rule_key) = (o.rule.clone(), None);
         if let Some(rule) = &mut rule {
             o.dialect.check_rule(rule, Place::Bucket)?;
-            if matches!(rule, Rule::Kms { sm4: true, .. }) {
-                return Err(BucketError::Unsupported("SM4 data encryption is not built yet; use KMS or AES256"));
-            }
             if let Rule::Kms { key: Some(key), .. } = rule {
                 let id = keys.name_key(o.owner_uid, key).map_err(|e| asked(e.into()))?;
                 key.clone_from(&id.0);

@@ -6,6 +6,7 @@ pub mod derive;
 pub mod gcm;
 pub mod mac;
 pub mod secret;
+pub mod sm4;
 pub mod wrap;
 
 /// Why a cryptographic operation failed. No variant carries key material.
