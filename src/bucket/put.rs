@@ -205,7 +205,9 @@ impl Bucket {
         let (kek, wrapped, data_key, map_key) = if resolved.method == Method::None {
             (KekId(0), Vec::new(), None, derive::plain_map_key(&self.key, &id))
         } else {
-            let (kek_id, kek) = self.current_kek(&resolved.key)?;
+            // The default key may have been destroyed and made anew: the next try asks again.
+            let kek = self.current_kek(&resolved.key).inspect_err(|_| self.resolved.lock().clear());
+            let (kek_id, kek) = kek?;
             let sm4 = resolved.cipher == Cipher::Sm4Gcm;
             let key = if sm4 { DataKey::random_sm4()? } else { DataKey::random()? };
             let ctx = wrap::DataCtx {
