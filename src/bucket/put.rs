@@ -274,7 +274,9 @@ impl Bucket {
                 (KekId(0), wrapped, Some(key), map_key)
             }
             Method::Aes256 | Method::Kms => {
-                let (kek_id, kek) = self.current_kek(&resolved.key)?;
+                // The default key may have been destroyed and made anew: the next try asks again.
+                let kek = self.current_kek(&resolved.key).inspect_err(|_| self.resolved.lock().clear());
+                let (kek_id, kek) = kek?;
                 let sm4 = resolved.cipher == Cipher::Sm4Gcm;
                 let key = if sm4 { DataKey::random_sm4()? } else { DataKey::random()? };
                 let wrapped = wrap::wrap_data_key(&kek, &data_ctx(&id, &resolved), &key)?;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueHint};
 
-use crate::keys::WAIT_DAYS_DEFAULT;
+use crate::keys::{ROTATE_DAYS_MAX, WAIT_DAYS_DEFAULT};
 use crate::rule::Dialect;
 use crate::types::{BucketName, CHUNK_BYTES_DEFAULT, CHUNK_BYTES_MAX};
 
@@ -216,8 +216,8 @@ pub struct AboutKey {
     /// What it is for
     #[arg(long, value_name = "TEXT")]
     pub description: Option<String>,
-    /// Rotate by itself when the newest version is so old; 0 for never [default: 365]
-    #[arg(long, value_name = "N")]
+    /// Rotate by itself when the newest version is so many days old; 0 for never [default: 365]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=i64::from(ROTATE_DAYS_MAX)))]
     pub rotate_days: Option<u32>,
 }
 

@@ -183,7 +183,8 @@ mod tests {
     fn each_form_gives_the_same_key_and_whatever_is_no_key_is_refused_with_a_reason() {
         let raw: Vec<u8> = (0..32).collect();
         let hex = crate::types::to_hex(&raw);
-        let base64 = Base64::encode_string(&raw);
+        let mut room = [0u8; 44];
+        let base64 = Base64::encode(&raw, &mut room).unwrap().to_owned();
         for text in [hex.clone(), format!("{hex}\n"), hex.to_uppercase(), base64.clone(), format!(" {base64}\r\n")] {
             assert_eq!(&Material::parse(text.as_bytes()).unwrap().key().expose()[..], raw, "{text:?}");
         }
