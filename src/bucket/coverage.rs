@@ -125,7 +125,11 @@ impl Rules<'_> {
         if method == METHOD_ERASED {
             return None;
         }
-        if want.rule == Rule::None {
+        let Some(rule) = want.asked.rule() else {
+            let customer = method == method_code(crate::rule::Method::SseC);
+            return (!customer).then(|| format!("{}; in force: {want}", method_name(method)));
+        };
+        if *rule == Rule::None {
             // An encrypted object is never made plain by a write, and a rule none asks for plain ones.
             return (method == 0 && want.origin == Origin::None).then(|| "plain; no rule is in force".to_owned());
         }
@@ -134,12 +138,11 @@ impl Rules<'_> {
             return None;
         }
         let bucket = self.bucket;
-        let wanted =
-            self.keys.entry(want.rule.clone()).or_insert_with(|| bucket.resolve_rule(&want.rule).ok().map(|r| r.key));
-        let same = method == method_code(want.rule.method())
-            && cipher == cipher_code(want.rule.cipher())
+        let wanted = self.keys.entry(rule.clone()).or_insert_with(|| bucket.resolve_rule(rule).ok().map(|r| r.key));
+        let same = method == method_code(rule.method())
+            && cipher == cipher_code(rule.cipher())
             && wanted.as_ref().is_none_or(|k| k.0 == key);
-        (!same).then(|| format!("{}; in force: {} ({})", method_name(method), want.rule, want.origin))
+        (!same).then(|| format!("{}; in force: {} ({})", method_name(method), want.asked, want.origin))
     }
 }
 
@@ -257,7 +260,7 @@ impl Bucket {
             return Ok(None);
         };
         match self.verify_place(seal, size, request.as_ref()) {
-            Ok(()) | Err(BucketError::Erased(_)) => {}
+            Ok(_) | Err(BucketError::Erased(_)) => {}
             Err(BucketError::Damaged { why, .. }) => return altered(c, why),
             Err(e) => return Err(e),
         }
@@ -280,7 +283,7 @@ impl Bucket {
         if seal.method == 0 {
             c.plain_objects += 1;
             c.plain_bytes += size;
-            let words = outside.clone().unwrap_or_else(|| format!("plain; in force: {} ({})", want.rule, want.origin));
+            let words = outside.clone().unwrap_or_else(|| format!("plain; in force: {} ({})", want.asked, want.origin));
             return Ok(Some((Listed::Plain, words, outside.is_some())));
         }
         Ok(outside.map(|words| (Listed::Outside, words, true)))

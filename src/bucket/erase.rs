@@ -134,7 +134,7 @@ impl Bucket {
         match self.catalog().lock().seal(ino)? {
             Some(row) if row.method == METHOD_ERASED => {
                 let request = self.request_in(&mut st)?;
-                self.verify_place(&row, st.row.size, request.as_ref())
+                self.verify_place(&row, st.row.size, request.as_ref()).map(drop)
             }
             _ => Ok(()),
         }
@@ -266,6 +266,8 @@ impl Bucket {
     /// The row of an object becomes that of an erased one. None where there is nothing to erase.
     fn erase_one(&self, ino: u64, receipt: &Receipt, hunt: &mut Hunt) -> Result<Option<ErasedObject>, BucketError> {
         let inode = self.inode(ino)?;
+        // Its key may not be to be had; then its space is not given back.
+        let _ = self.warm(&inode);
         let _io = inode.io.write();
         {
             let st = inode.state.lock();
@@ -292,7 +294,7 @@ impl Bucket {
             let Some(row) = self.catalog().lock().seal(ino)? else { return Ok(None) };
             let request = self.request_in(&mut st)?;
             match self.verify_place(&row, st.row.size, request.as_ref()) {
-                Ok(()) => {}
+                Ok(_) => {}
                 Err(BucketError::Erased(_)) => return Ok(None),
                 Err(e) => log::warn!("object {ino} is erased although {e}"),
             }
@@ -307,6 +309,7 @@ impl Bucket {
                 kek: 0,
                 key_id: String::new(),
                 wrapped: Vec::new(),
+                customer: None,
                 origin: format!("erased {} receipt {}", receipt.date, receipt.receipt),
                 height: 0,
                 map: vec![0, 0],

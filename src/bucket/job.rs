@@ -91,6 +91,7 @@ pub(super) fn is_of_one_object(e: &BucketError) -> bool {
         e,
         BucketError::Damaged { .. }
             | BucketError::Key(_)
+            | BucketError::Customer(_)
             | BucketError::Erased(_)
             | BucketError::Crypto(_)
             | BucketError::Unsupported(_)
@@ -114,15 +115,11 @@ impl Bucket {
     ) -> Result<JobReport, BucketError> {
         self.health()?;
         self.may_rule(uid)?;
-        if let Some(r) = &rule {
-            if *r == Rule::None {
-                return Err(BucketError::Denied(
-                    "a conversion makes nothing plain: copy the file to where no rule stands".into(),
-                ));
-            }
-            self.dialect().check_rule(r, Place::Directory)?;
-            self.resolve_rule(r)?;
+        if rule == Some(Rule::None) {
+            let why = "a conversion makes nothing plain: copy the file to where no rule stands";
+            return Err(BucketError::Denied(why.into()));
         }
+        let rule = rule.map(|r| self.check_rule(uid, r, Place::Directory)).transpose()?;
         let ino = self.walk(path)?;
         let Some(_turn) = self.job.try_lock() else { return Err(busy()) };
         let (is_file, is_dir) = {
@@ -383,6 +380,7 @@ impl Bucket {
         go_on: &mut dyn FnMut(u64) -> bool,
     ) -> Result<Outcome, BucketError> {
         let inode = self.inode(ino)?;
+        self.warm(&inode)?;
         let _io = inode.io.write();
         let (seal, size) = {
             let mut st = inode.state.lock();
@@ -402,26 +400,29 @@ impl Bucket {
             return Ok(Outcome::Already);
         }
         let to = match &what.rule {
-            Some(rule) => Effective { rule: rule.clone(), origin: Origin::Request },
+            Some(rule) => Effective { asked: rule.clone().into(), origin: Origin::Request },
             None if seal.resolved.method == Method::SseC => {
                 return Err(BucketError::Unsupported("it is under a customer's key: its owner changes that"));
             }
             None => self.effective_of(&inode)?,
         };
+        let Some(rule) = to.asked.rule() else {
+            return Err(BucketError::Unsupported("it asks for a customer's key: its owner writes it anew"));
+        };
         // With no rule in force an encrypted object stays so, and gets a new key under the method it has.
-        if to.rule == Rule::None {
+        if *rule == Rule::None {
             if !what.new_keys || seal.is_plain() {
                 return Ok(Outcome::Already);
             }
             self.convert_as(&inode, seal.resolved.clone(), &Origin::None, go_on)?;
             return Ok(Outcome::Done(size));
         }
-        let resolved = self.resolve_rule(&to.rule)?;
+        let resolved = self.resolve_rule(rule)?;
         if resolved == seal.resolved && !what.new_keys {
             return Ok(Outcome::Already);
         }
         self.convert_as(&inode, resolved, &to.origin, go_on)?;
-        log::debug!("object {ino}: converted to {}", to.rule);
+        log::debug!("object {ino}: converted to {rule}");
         Ok(Outcome::Done(size))
     }
 }

@@ -6,9 +6,12 @@ mod commit;
 mod compact;
 mod convert;
 mod coverage;
+mod customer;
+mod cutoff;
 mod encryption;
 mod erase;
 mod error;
+mod external;
 mod gate;
 mod inode;
 mod inspect;
@@ -16,6 +19,7 @@ mod inspect_data;
 mod intent;
 mod job;
 mod kek;
+mod key_use;
 mod leaf;
 mod listing;
 mod lock;
@@ -36,10 +40,12 @@ mod replay;
 mod require;
 mod resize;
 mod rows;
+mod service_watch;
 mod settings;
 mod space;
 mod table;
 mod tidy;
+mod unkeyed;
 mod write;
 
 use std::collections::{BTreeMap, HashMap};
@@ -53,6 +59,7 @@ use parking_lot::{Condvar, Mutex, RwLock};
 
 pub use crate::catalog::{Dirent, InodeRow as Attr};
 pub use coverage::{Coverage, Listed};
+pub use customer::CustomerError;
 pub use encryption::{BucketInfo, ObjectInfo, ObjectState};
 pub use erase::Receipt;
 pub use error::{BucketError, Holder};
@@ -60,6 +67,7 @@ pub(crate) use inspect::{Inspection, Seen};
 pub(crate) use inspect_data::{BadChunk, Watch};
 pub use job::{Ask, JobReport};
 pub use kek::RewrapReport;
+pub use key_use::KeyUse;
 pub use listing::Listing;
 pub use make::CreateOptions;
 pub use names::{NewInode, RENAME_EXCHANGE, RENAME_NOREPLACE, SetAttr};
@@ -145,12 +153,23 @@ pub struct Bucket {
     open_id: OpenId,
     counter: AtomicU64,
     keks: Mutex<Vec<KekRow>>,
-    kek_making: Mutex<()>,
+    flights: external::Flights,
+    /// Ids of the keys in use here that lie with external services.
+    external_keys: external::ExternalKeys,
+    /// KEKs that are being unwrapped aside (None), or were not to be had.
+    fetched: Mutex<HashMap<KekId, Option<BucketError>>>,
+    /// Held shared from taking a KEK until what it wraps is seen in an inode; exclusively to let go of a master key.
+    sealing: RwLock<()>,
     /// Held by whoever works over many objects.
     job: Mutex<()>,
     erasing: erase::Erasing,
     unwrapped: Mutex<HashMap<KekId, Arc<Kek>>>,
     resolved: Mutex<HashMap<Rule, Resolved>>,
+    unlocked: customer::Unlocked,
+    /// Grows when somebody may have less than before.
+    access: AtomicU64,
+    cutoff: cutoff::CutOff,
+    services: service_watch::ServiceWatch,
     rule_generation: AtomicU64,
 
     table: table::Table,

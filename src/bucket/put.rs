@@ -10,11 +10,12 @@ use super::map::{Map, MapError, MapSecrets, NodeSource};
 use super::{Bucket, BucketError};
 use crate::catalog::{FLAG_REQUEST, SealRow};
 use crate::crypto::aead::ChunkCipher;
+use crate::crypto::customer::{Salted, same};
 use crate::crypto::mac::{self, Mac};
-use crate::crypto::secret::{BucketKey, DataKey, MapKey, fill_random};
+use crate::crypto::secret::{BucketKey, CustomerKey, DataKey, MapKey, fill_random};
 use crate::crypto::{derive, wrap};
 use crate::keys::KeyService;
-use crate::rule::{Cipher, Effective, Method, Origin, Request, Rule, resolve};
+use crate::rule::{Asked, Cipher, Customer, Effective, Method, Origin, Request, Rule, resolve};
 use crate::types::{KekId, KeyId, OpenId, SealId};
 
 /// The method of an object whose keys were destroyed; no PUT has it.
@@ -27,7 +28,7 @@ const CIPHERS_KEPT: usize = 4;
 pub struct Resolved {
     pub method: Method,
     pub cipher: Cipher,
-    /// Empty for plain content.
+    /// Empty for plain content, and for SSE-C.
     pub key: KeyId,
 }
 
@@ -41,6 +42,8 @@ pub struct Seal {
     pub chunk_bytes: u32,
     /// The commit that was next when the PUT was made: work over many objects knows by it what is done.
     pub made: u64,
+    /// Of an SSE-C object: what tells its customer key.
+    pub customer: Option<Customer>,
     pub map_key: MapKey,
     /// None for plain content.
     data_key: Option<DataKey>,
@@ -64,7 +67,7 @@ pub fn cipher_code(c: Cipher) -> u8 {
     }
 }
 
-fn method_of(code: u8) -> Option<Method> {
+pub(super) fn method_of(code: u8) -> Option<Method> {
     [Method::None, Method::Aes256, Method::Kms, Method::SseC].into_iter().find(|m| method_code(*m) == code)
 }
 
@@ -88,7 +91,7 @@ pub fn cipher_name(code: u8) -> String {
 /// Bytes of the data key of what a method may be sealed with; None for what does not go together (SEMANTICS 51).
 fn key_bytes(method: Method, cipher: Cipher) -> Option<usize> {
     match (method, cipher) {
-        (Method::Aes256 | Method::Kms, Cipher::Aes256Gcm) => Some(32),
+        (Method::Aes256 | Method::Kms | Method::SseC, Cipher::Aes256Gcm) => Some(32),
         (Method::Kms, Cipher::Sm4Gcm) => Some(16),
         _ => None,
     }
@@ -128,6 +131,28 @@ impl Seal {
         c
     }
 
+    /// The same PUT with its data key wrapped under another customer key: nothing that was sealed changes.
+    pub fn rewrapped(&self, key: &CustomerKey) -> Result<Seal, BucketError> {
+        let (Some(data_key), true) = (&self.data_key, self.is_customer()) else {
+            return Err(BucketError::Invalid("only an SSE-C object has a customer key"));
+        };
+        let data_key = DataKey::try_from(data_key.expose())?;
+        let (wrapped, customer) = wrap_for_customer(&self.id, &self.resolved, key, &data_key)?;
+        Ok(Seal {
+            id: self.id,
+            resolved: self.resolved.clone(),
+            kek: self.kek,
+            wrapped,
+            origin: self.origin.clone(),
+            chunk_bytes: self.chunk_bytes,
+            made: self.made,
+            customer: Some(customer),
+            map_key: map_key(self.resolved.cipher, &data_key, &self.id),
+            data_key: Some(data_key),
+            ciphers: Mutex::new(Vec::new()),
+        })
+    }
+
     /// seal.tag of FORMAT.md: what content there is.
     pub fn tag(&self, size: u64, height: u8, top: &[u8; 32]) -> [u8; 32] {
         let mut m = Mac::new(&self.map_key);
@@ -145,8 +170,32 @@ pub fn place_tag(key: &crate::crypto::secret::MacKey, row: &SealRow, size: u64, 
     m.update(&size.to_le_bytes()).update(&row.kek.to_le_bytes());
     m.update(&row.made.to_le_bytes()).field(row.key_id.as_bytes()).field(&row.wrapped);
     m.field(row.origin.as_bytes()).update(&row.tag);
-    m.field(request.map(|r| r.to_string()).unwrap_or_default().as_bytes());
+    m.field(request.map(Request::stored).unwrap_or_default().as_bytes());
+    if let Some(c) = &row.customer {
+        m.field(&c.salt).field(&c.verifier);
+    }
     m.finish()
+}
+
+fn data_ctx<'a>(id: &SealId, resolved: &'a Resolved) -> wrap::DataCtx<'a> {
+    wrap::DataCtx {
+        seal_id: *id,
+        method: method_code(resolved.method),
+        cipher: cipher_code(resolved.cipher),
+        key_id: &resolved.key,
+    }
+}
+
+/// A data key wrapped under a customer key and a new salt.
+fn wrap_for_customer(
+    id: &SealId,
+    resolved: &Resolved,
+    key: &CustomerKey,
+    data_key: &DataKey,
+) -> Result<(Vec<u8>, Customer), BucketError> {
+    let (salted, salt) = Salted::fresh(key)?;
+    let wrapped = wrap::wrap_data_key(&salted.kek(id), &data_ctx(id, resolved), data_key)?;
+    Ok((wrapped, Customer { salt, verifier: salted.verifier(id) }))
 }
 
 /// Reads nodes through the catalog.
@@ -199,6 +248,16 @@ impl Bucket {
         Ok(resolve(request.as_ref(), dirs, settings.rule.as_ref(), settings.dialect))
     }
 
+    /// Method, cipher and key of what is asked for.
+    pub(super) fn resolve_asked(&self, asked: &Asked) -> Result<Resolved, BucketError> {
+        match asked {
+            Asked::Rule(rule) => self.resolve_rule(rule),
+            Asked::Customer(_) => {
+                Ok(Resolved { method: asked.method(), cipher: asked.cipher(), key: KeyId(String::new()) })
+            }
+        }
+    }
+
     /// Method, cipher and key of a rule; makes the default keys on first use.
     pub(super) fn resolve_rule(&self, rule: &Rule) -> Result<Resolved, BucketError> {
         if let Some(r) = self.resolved.lock().get(rule) {
@@ -210,33 +269,43 @@ impl Bucket {
             Rule::Kms { key: None, .. } => self.keys()?.default_cmk()?,
             Rule::Kms { key: Some(name), .. } => self.keys()?.resolve(name)?,
         };
+        self.note_key(&key)?;
         let r = Resolved { method: rule.method(), cipher: rule.cipher(), key };
         self.resolved.lock().insert(rule.clone(), r.clone());
         Ok(r)
     }
 
-    /// A new PUT under a method.
-    pub(super) fn new_seal(&self, resolved: Resolved, origin: &Origin) -> Result<Seal, BucketError> {
+    /// A new PUT under a method; of SSE-C with the customer key that the inode has been given.
+    pub(super) fn new_seal(&self, inode: &Inode, resolved: Resolved, origin: &Origin) -> Result<Seal, BucketError> {
         let mut id = [0u8; 16];
         fill_random(&mut id)?;
         let id = SealId(id);
         let made = self.counters.lock().commit + 1;
-        let (kek, wrapped, data_key, map_key) = if resolved.method == Method::None {
-            self.refuse_plain()?;
-            (KekId(0), Vec::new(), None, derive::plain_map_key(&self.key, &id))
-        } else {
-            let (kek_id, kek) = self.current_kek(&resolved.key)?;
-            let sm4 = resolved.cipher == Cipher::Sm4Gcm;
-            let key = if sm4 { DataKey::random_sm4()? } else { DataKey::random()? };
-            let ctx = wrap::DataCtx {
-                seal_id: id,
-                method: method_code(resolved.method),
-                cipher: cipher_code(resolved.cipher),
-                key_id: &resolved.key,
-            };
-            let wrapped = wrap::wrap_data_key(&kek, &ctx, &key)?;
-            let map_key = map_key(resolved.cipher, &key, &id);
-            (kek_id, wrapped, Some(key), map_key)
+        let mut customer = None;
+        let (kek, wrapped, data_key, map_key) = match resolved.method {
+            Method::None => {
+                self.refuse_plain()?;
+                (KekId(0), Vec::new(), None, derive::plain_map_key(&self.key, &id))
+            }
+            Method::SseC => {
+                let given = inode.state.lock().customer.clone();
+                let given = given.ok_or_else(|| self.no_customer_key(inode.ino))?;
+                let key = DataKey::random()?;
+                let (wrapped, c) = wrap_for_customer(&id, &resolved, &given, &key)?;
+                customer = Some(c);
+                let map_key = derive::map_key(&key, &id);
+                (KekId(0), wrapped, Some(key), map_key)
+            }
+            Method::Aes256 | Method::Kms => {
+                // The default key may have been destroyed and made anew: the next try asks again.
+                let kek = self.current_kek(&resolved.key).inspect_err(|_| self.resolved.lock().clear());
+                let (kek_id, kek) = kek?;
+                let sm4 = resolved.cipher == Cipher::Sm4Gcm;
+                let key = if sm4 { DataKey::random_sm4()? } else { DataKey::random()? };
+                let wrapped = wrap::wrap_data_key(&kek, &data_ctx(&id, &resolved), &key)?;
+                let map_key = map_key(resolved.cipher, &key, &id);
+                (kek_id, wrapped, Some(key), map_key)
+            }
         };
         Ok(Seal {
             id,
@@ -246,20 +315,16 @@ impl Bucket {
             origin: origin.to_string(),
             chunk_bytes: self.settings().chunk_bytes,
             made,
+            customer,
             map_key,
             data_key,
             ciphers: Mutex::new(Vec::new()),
         })
     }
 
-    /// The same PUT with its data key under the KEK that new objects get.
+    /// The same PUT (not of SSE-C) with its data key under the KEK that new objects get.
     pub(super) fn wrap_anew(&self, old: &Seal) -> Result<Seal, BucketError> {
-        let ctx = wrap::DataCtx {
-            seal_id: old.id,
-            method: method_code(old.resolved.method),
-            cipher: cipher_code(old.resolved.cipher),
-            key_id: &old.resolved.key,
-        };
+        let ctx = data_ctx(&old.id, &old.resolved);
         let key = wrap::unwrap_data_key(&*self.kek(old.kek)?, &ctx, &old.wrapped)?;
         let (kek_id, kek) = self.current_kek(&old.resolved.key)?;
         Ok(Seal {
@@ -270,66 +335,79 @@ impl Bucket {
             origin: old.origin.clone(),
             chunk_bytes: old.chunk_bytes,
             made: old.made,
+            customer: None,
             map_key: map_key(old.resolved.cipher, &key, &old.id),
             data_key: Some(key),
             ciphers: Mutex::new(Vec::new()),
         })
     }
 
-    /// Verify that a seal row is this object's, with its size and request, without asking for its key. `Erased` for one whose keys
-    /// were destroyed.
-    pub(super) fn verify_place(&self, row: &SealRow, size: u64, request: Option<&Request>) -> Result<(), BucketError> {
+    /// Verify what of a seal row can be verified without the object's keys: whose content it is, and how it is sealed. `Erased` for
+    /// one whose keys were destroyed.
+    pub(super) fn verify_place(
+        &self,
+        row: &SealRow,
+        size: u64,
+        request: Option<&Request>,
+    ) -> Result<Resolved, BucketError> {
+        let damaged = |why| {
+            log::error!("object {}: {why}", row.ino);
+            BucketError::Damaged { object: row.ino, from: 0, to: size, why }
+        };
         let expect = place_tag(&self.place_key, row, size, request);
         if !mac::verify(&self.place_key, &[&expect], &mac::tag(&self.place_key, &[&row.place_tag])) {
-            let why = "its size, method, key or place was altered";
-            log::error!("object {}: {why}", row.ino);
-            return Err(BucketError::Damaged { object: row.ino, from: 0, to: size, why });
+            return Err(damaged("its size, method, key or place was altered"));
         }
         if row.method == METHOD_ERASED {
             return Err(BucketError::Erased(row.origin.clone()));
         }
-        Ok(())
+        let (Some(method), Some(cipher)) = (method_of(row.method), cipher_of(row.cipher)) else {
+            return Err(damaged("its method is unknown"));
+        };
+        if (method == Method::SseC) != row.customer.is_some() {
+            return Err(damaged("its method and what is kept of a customer key do not go together"));
+        }
+        Ok(Resolved { method, cipher, key: KeyId(row.key_id.clone()) })
     }
 
-    /// Verify a seal row and unwrap its keys. `size` is the inode's; `request` the one in force.
+    /// Verify a seal row and unwrap its keys. `size` is the inode's; `request` the one in force; `given` the customer key, if
+    /// anybody has unlocked it.
     pub(super) fn open_seal(
         &self,
         row: &SealRow,
         size: u64,
         request: Option<&Request>,
+        given: Option<&CustomerKey>,
     ) -> Result<(Seal, Map), BucketError> {
         let damaged = |why| {
             log::error!("object {}: {why}", row.ino);
             BucketError::Damaged { object: row.ino, from: 0, to: size, why }
         };
-        self.verify_place(row, size, request)?;
-        let (Some(method), Some(cipher)) = (method_of(row.method), cipher_of(row.cipher)) else {
-            return Err(damaged("its method is unknown"));
-        };
-        let resolved = Resolved { method, cipher, key: KeyId(row.key_id.clone()) };
-        let (data_key, map_key) = match method {
-            Method::None => (None, derive::plain_map_key(&self.key, &row.seal_id)),
-            Method::Aes256 | Method::Kms if key_bytes(method, cipher).is_some() => {
-                let kek = self.kek(KekId(row.kek))?;
-                let ctx = wrap::DataCtx {
-                    seal_id: row.seal_id,
-                    method: row.method,
-                    cipher: row.cipher,
-                    key_id: &resolved.key,
-                };
-                let key = wrap::unwrap_data_key(&kek, &ctx, &row.wrapped)
-                    .map_err(|_| damaged("its data key does not unwrap"))?;
-                if key_bytes(method, cipher) != Some(key.expose().len()) {
-                    return Err(damaged("its data key has another cipher's length"));
+        let resolved = self.verify_place(row, size, request)?;
+        let (method, cipher) = (resolved.method, resolved.cipher);
+        let (data_key, map_key) = if method == Method::None {
+            (None, derive::plain_map_key(&self.key, &row.seal_id))
+        } else {
+            let bytes = key_bytes(method, cipher)
+                .ok_or(BucketError::Unsupported("the object's method is not known to this ssefs; use a newer one"))?;
+            let kek = match (&row.customer, given) {
+                (None, _) => self.kek(KekId(row.kek))?,
+                (Some(_), None) => return Err(self.no_customer_key(row.ino)),
+                (Some(c), Some(given)) => {
+                    let salted = Salted::new(given, &c.salt);
+                    if !same(&salted.verifier(&row.seal_id), &c.verifier) {
+                        return Err(self.wrong_customer_key(row.ino));
+                    }
+                    Arc::new(salted.kek(&row.seal_id))
                 }
-                let map_key = map_key(cipher, &key, &row.seal_id);
-                (Some(key), map_key)
+            };
+            let key = wrap::unwrap_data_key(&kek, &data_ctx(&row.seal_id, &resolved), &row.wrapped)
+                .map_err(|_| damaged("its data key does not unwrap"))?;
+            if bytes != key.expose().len() {
+                return Err(damaged("its data key has another cipher's length"));
             }
-            _ => {
-                return Err(BucketError::Unsupported(
-                    "the object's method is not known to this ssefs; use a newer one",
-                ));
-            }
+            let map_key = map_key(cipher, &key, &row.seal_id);
+            (Some(key), map_key)
         };
         let seal = Seal {
             id: row.seal_id,
@@ -339,6 +417,7 @@ impl Bucket {
             origin: row.origin.clone(),
             chunk_bytes: row.chunk_bytes,
             made: row.made,
+            customer: row.customer,
             map_key,
             data_key,
             ciphers: Mutex::new(Vec::new()),
@@ -377,7 +456,7 @@ impl Bucket {
             let row = if st.fresh { None } else { self.catalog().lock().seal(st.row.ino)? };
             match row {
                 Some(row) => {
-                    let (seal, map) = self.open_seal(&row, st.row.size, request.as_ref())?;
+                    let (seal, map) = self.open_seal(&row, st.row.size, request.as_ref(), st.customer.as_deref())?;
                     content.seal = Some(Arc::new(seal));
                     content.map = map;
                 }
@@ -403,6 +482,7 @@ impl Bucket {
     /// Before a write of any kind: the object has a seal, and it is the one that a write may go on under. The caller holds
     /// `io` exclusively and nothing else.
     pub(super) fn ensure_put(&self, inode: &Arc<Inode>) -> Result<Arc<Seal>, BucketError> {
+        self.warm(inode)?;
         let generation = self.rule_generation.load(Ordering::Acquire);
         let have = {
             let mut st = inode.state.lock();
@@ -414,8 +494,10 @@ impl Bucket {
         };
         let effective = self.effective_of(inode)?;
         if let Some(seal) = have {
-            let stays = effective.rule == Rule::None && !seal.is_plain()
-                || self.resolve_rule(&effective.rule)? == seal.resolved
+            let stays = effective.asked == Asked::Rule(Rule::None) && !seal.is_plain()
+                // No rule says SSE-C, so it was asked for: only another request takes it away from under the user's key.
+                || seal.is_customer() && effective.origin != Origin::Request
+                || self.resolve_asked(&effective.asked)? == seal.resolved
                 || effective.origin == Origin::None;
             if !stays {
                 return self.convert_locked(inode, &effective);
@@ -424,8 +506,9 @@ impl Bucket {
             self.content(&mut st)?.rule_generation = generation;
             return Ok(seal);
         }
-        let resolved = self.resolve_rule(&effective.rule)?;
-        let seal = Arc::new(self.new_seal(resolved, &effective.origin)?);
+        let _sealing = self.sealing.read();
+        let resolved = self.resolve_asked(&effective.asked)?;
+        let seal = Arc::new(self.new_seal(inode, resolved, &effective.origin)?);
         let mut st = inode.state.lock();
         let content = self.content(&mut st)?;
         content.seal = Some(seal.clone());

@@ -39,7 +39,8 @@ impl Bucket {
 
     /// The KEKs there are take no new data keys from here on.
     fn begin_renewal(&self) -> Result<JobRow, BucketError> {
-        let _making = self.kek_making.lock();
+        // Nobody is between taking a KEK and showing what it wraps: what is under an old one is seen.
+        let _alone = self.sealing.write();
         let mut job = self.begin_job("renew", ROOT, String::new(), false)?;
         {
             let _permit = self.gate.names();
@@ -99,7 +100,9 @@ impl Bucket {
     /// Wrap the data key of one object under a new KEK; its row is verified first, and the PUT is told to the log again.
     fn renew_one(&self, ino: u64, start: u64) -> Result<bool, BucketError> {
         let inode = self.inode(ino)?;
+        self.warm(&inode)?;
         let _io = inode.io.write();
+        let _sealing = self.sealing.read();
         let old = {
             let mut st = inode.state.lock();
             if st.dead {

@@ -8,7 +8,7 @@ use super::BucketError;
 use crate::catalog::{JobRow, KekRow, Tx};
 use crate::crypto::mac::Mac;
 use crate::crypto::secret::MacKey;
-use crate::rule::{Dialect, Rule};
+use crate::rule::{Dialect, DirRequests, Rule};
 use crate::types::{BucketId, BucketName, CHUNK_BYTES_MAX, OpenId};
 
 const ALTERED: &str = "restore the catalog from a copy of the store; nothing was written";
@@ -32,6 +32,8 @@ pub struct Settings {
     pub erased: bool,
     /// Work that is not done; how far it is, is not authenticated.
     pub jobs: BTreeMap<u64, JobRow>,
+    /// Customer keys asked for new files below directories.
+    pub dir_customers: HashMap<u64, DirRequests>,
 }
 
 /// Numbers that every commit carries.
@@ -90,6 +92,11 @@ pub fn lists_tag(key: &MacKey, s: &Settings, openings: &[OpenId], keks: &[KekRow
     m.field(b"dir_rules").update(&(dirs.len() as u64).to_le_bytes());
     for (ino, rule) in dirs {
         m.update(&ino.to_le_bytes()).field(rule.to_string().as_bytes());
+    }
+    let customers: BTreeMap<&u64, &DirRequests> = s.dir_customers.iter().collect();
+    m.field(b"dir_customers").update(&(customers.len() as u64).to_le_bytes());
+    for (ino, requests) in customers {
+        m.update(&ino.to_le_bytes()).field(requests.stored().as_bytes());
     }
     m.field(b"openings").update(&(openings.len() as u64).to_le_bytes());
     for o in openings {
@@ -169,6 +176,7 @@ pub fn load(tx: &Tx, key: Option<&MacKey>, name: &BucketName) -> Result<Stored, 
             require_encryption: found.contains_key("require_encryption"),
             erased: found.contains_key("erased"),
             jobs: BTreeMap::new(),
+            dir_customers: HashMap::new(),
         })
     })()
     .ok_or_else(|| altered("the settings"))?;
@@ -187,6 +195,10 @@ pub fn load(tx: &Tx, key: Option<&MacKey>, name: &BucketName) -> Result<Stored, 
         settings.dir_rules.insert(ino, rule.parse().map_err(|_| altered("the directory rules"))?);
     }
     settings.jobs = tx.jobs()?.into_iter().map(|j| (j.id, j)).collect();
+    for (ino, requests) in tx.dir_customers()? {
+        let requests = requests.parse().map_err(|_| altered("the customer keys of directories"))?;
+        settings.dir_customers.insert(ino, requests);
+    }
     let openings = tx.openings()?;
     let keks = tx.keks()?;
     if let Some(key) = key {

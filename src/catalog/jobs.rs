@@ -4,6 +4,7 @@
 use rusqlite::params;
 
 use super::{CatalogError, InodeRow, Reader, SealRow, Tx};
+use crate::rule::Customer;
 use crate::types::SealId;
 
 /// A row of `job`.
@@ -103,7 +104,7 @@ impl Reader {
     pub fn objects_after(&self, after: u64, most: usize) -> Result<Vec<ObjectRow>, CatalogError> {
         let mut s = self.0.prepare_cached(
             "SELECT i.ino, i.nlink, i.size, i.sealed, i.parent, i.flags, s.seal_id, s.method, s.cipher, s.kek, s.key_id, s.wrapped,
-               s.origin, s.chunk_bytes, s.made, s.tag, s.place_tag
+               s.origin, s.chunk_bytes, s.made, s.tag, s.place_tag, s.customer_salt, s.customer_verifier
              FROM inode i LEFT JOIN seal s ON s.ino = i.ino WHERE i.ino > ?1 AND i.mode & 61440 = 32768 ORDER BY i.ino LIMIT ?2",
         )?;
         let mut rows = s.query(params![after as i64, most as i64])?;
@@ -133,6 +134,13 @@ impl Reader {
                     kek: n(9)?,
                     key_id: r.get(10)?,
                     wrapped: blob(11)?,
+                    customer: match (r.get::<_, Option<Vec<u8>>>(17)?, r.get::<_, Option<Vec<u8>>>(18)?) {
+                        (Some(salt), Some(verifier)) => Some(Customer {
+                            salt: salt.try_into().map_err(|_| bad("its customer salt is not 32 bytes"))?,
+                            verifier: verifier.try_into().map_err(|_| bad("its customer verifier is not 32 bytes"))?,
+                        }),
+                        _ => None,
+                    },
                     origin: r.get(12)?,
                     chunk_bytes: r.get(13)?,
                     made: n(14)?,

@@ -4,6 +4,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::args::ObjectCmd;
+use super::customer;
 use super::encryption::inside;
 use super::place::{self, Place, absolute};
 use super::print::{self, Bar};
@@ -49,6 +50,15 @@ pub fn run(place: &Place, command: &ObjectCmd) -> Result<(), OpError> {
             let shown = ask(place, &at, &Command::ObjectShow { path }, &Quiet)?;
             if output.json { print::json(&shown) } else { print::fields(&shown) }
         }
+        ObjectCmd::Unlock { path, key_file, key_fd } => {
+            let key = match (key_file, key_fd) {
+                (Some(file), _) => customer::read_file(file)?,
+                (None, Some(fd)) => customer::read_fd(*fd)?,
+                (None, None) => return Err(OpError::usage("a key is missing: --key-file or --key-fd")),
+            };
+            customer::unlock(path, &key)
+        }
+        ObjectCmd::Lock { path } => customer::lock(path),
         ObjectCmd::Effective { path, output } => {
             let (at, path) = find(path)?.split();
             let shown = ask(place, &at, &Command::ObjectShow { path }, &Quiet)?;

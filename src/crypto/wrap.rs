@@ -25,6 +25,7 @@ pub enum WrapLabel {
     Bucket,
     Kek,
     Data,
+    Export,
 }
 
 impl WrapLabel {
@@ -34,6 +35,7 @@ impl WrapLabel {
             WrapLabel::Bucket => b"bucket",
             WrapLabel::Kek => b"kek",
             WrapLabel::Data => b"data",
+            WrapLabel::Export => b"export",
         }
     }
 }
@@ -202,6 +204,18 @@ pub fn wrap_master(root: &RootKey, key_id: &KeyId, version: u32, key: &MasterKey
 }
 pub fn unwrap_master(root: &RootKey, key_id: &KeyId, version: u32, wrapped: &[u8]) -> Result<MasterKey, CryptoError> {
     MasterKey::try_from(&unwrap(root, WrapLabel::Master, &master_context(key_id, version), wrapped)?[..])
+}
+/// A master key version for its recovery file, under a key of the owner's.
+pub fn wrap_exported(seal: &MasterKey, key_id: &KeyId, version: u32, key: &MasterKey) -> Result<Vec<u8>, CryptoError> {
+    wrap(seal, WrapLabel::Export, &master_context(key_id, version), key.expose())
+}
+pub fn unwrap_exported(
+    seal: &MasterKey,
+    key_id: &KeyId,
+    version: u32,
+    wrapped: &[u8],
+) -> Result<MasterKey, CryptoError> {
+    MasterKey::try_from(&unwrap(seal, WrapLabel::Export, &master_context(key_id, version), wrapped)?[..])
 }
 
 #[cfg(test)]

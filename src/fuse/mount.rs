@@ -12,7 +12,7 @@ use std::process::Command;
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 
-use fuser::{Config, MountOption, Session, SessionACL};
+use fuser::{Config, INodeNo, MountOption, Session, SessionACL};
 use parking_lot::Mutex;
 
 use super::mount_table::{MountEntry, mount_at};
@@ -90,6 +90,7 @@ pub fn mount(bucket: Arc<Bucket>, mountpoint: &Path, o: &MountOptions) -> io::Re
 
     let notifier = Arc::new(OnceLock::new());
     let jobs_of = Arc::clone(&bucket);
+    let cut_off = Arc::clone(&bucket);
     let adapter = Adapter {
         fs: Arc::new(Fs::new(bucket, o.list_sse)),
         notifier: Arc::clone(&notifier),
@@ -104,6 +105,14 @@ pub fn mount(bucket: Arc<Bucket>, mountpoint: &Path, o: &MountOptions) -> io::Re
         None => Session::new(adapter, &unmounter.mountpoint, &config)?,
     };
     let _ = notifier.set(session.notifier());
+    // Called by the bucket's own thread, with no lock held: the kernel may wait for us to write pages back.
+    let pages = session.notifier();
+    cut_off.on_cut_off(move |ino| {
+        if let Err(e) = pages.inval_inode(INodeNo(ino), 0, 0) {
+            log::debug!("inode {ino}: the kernel did not forget its pages: {e}");
+        }
+    });
+    drop(cut_off);
     // The kernel keeps attributes, and handles that are open have pages. Called by jobs, never by an event thread.
     let pages = Arc::clone(&notifier);
     jobs_of.on_sealed_anew(move |ino, erased| {

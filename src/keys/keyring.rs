@@ -4,16 +4,21 @@
 
 use super::KeyError;
 use super::db;
+use super::external::Externals;
 use super::files::make_private_dir;
 use super::root::{RootSource, root_id_text};
 use super::rows::{Rows, Snapshot, Table};
 use crate::crypto::derive;
 use crate::crypto::secret::{MacKey, MasterKey, RootKey};
-use crate::types::{KeyId, to_hex};
+use crate::types::{KeyId, from_hex, to_hex};
 use parking_lot::Mutex;
 use rusqlite::types::Value;
 use rusqlite::{Connection, TransactionBehavior};
+use std::cell::Cell;
 use std::collections::HashMap;
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -26,19 +31,37 @@ pub struct Created {
     pub keyring: bool,
 }
 
+/// A moment, by clocks that can be wrong in different ways.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Moment {
+    /// Unix seconds: what people mean, and what can jump.
+    pub unix: i64,
+    /// Seconds since the machine was started, sleep included: cannot jump.
+    pub uptime: i64,
+    /// Which start that was.
+    pub boot: [u8; 16],
+}
+
+/// Tells the time. Tests put another in the system's place.
+pub type Clock = Box<dyn Fn() -> Moment + Send + Sync>;
+
 /// An open keyring with its root key. May be shared by threads.
 pub struct Keyring {
     path: PathBuf,
     pub(super) root: RootKey,
     root_id: [u8; 8],
-    tag_key: MacKey,
+    pub(super) tag_key: MacKey,
+    clock: Clock,
     inner: Mutex<Inner>,
     pub(super) calls: AtomicU64,
+    pub(super) externals: Externals,
 }
 
 /// What the mutex guards.
 pub(super) struct Inner {
     db: Connection,
+    /// Device and inode of the open file: another may be put into its place.
+    file: (u64, u64),
     data_version: i64,
     pub snapshot: Snapshot,
     /// Master key versions unwrapped since the keyring last changed.
@@ -51,6 +74,12 @@ pub(super) struct Change<'a> {
     rows: Rows<'a>,
     /// As of the transaction's begin.
     pub snapshot: &'a Snapshot,
+    /// The keyring's clock afterwards; never behind what it was, unless somebody says so.
+    pub clock: Cell<i64>,
+    /// Only the clock changes, which is nothing to watch for.
+    pub quiet: Cell<bool>,
+    /// Keys go for good: nothing of them may stay in what SQLite keeps beside the file for going back.
+    pub wipes: Cell<bool>,
 }
 
 impl Change<'_> {
@@ -63,6 +92,12 @@ impl Change<'_> {
     pub fn delete(&self, table: &Table, column: &str, value: Value) -> Result<(), KeyError> {
         let sql = format!("DELETE FROM {} WHERE {column} = ?", table.name);
         self.db.execute(&sql, [value]).map(drop).map_err(KeyError::sql(self.rows.path))
+    }
+
+    /// Deletes the row of `table` whose primary key is these two.
+    pub fn delete_both(&self, table: &Table, (a, b): (Value, Value)) -> Result<(), KeyError> {
+        let sql = format!("DELETE FROM {} WHERE {}=? AND {}=?", table.name, table.columns[0], table.columns[1]);
+        self.db.execute(&sql, [a, b]).map(drop).map_err(KeyError::sql(self.rows.path))
     }
 }
 
@@ -88,16 +123,21 @@ impl Keyring {
             created.keyring = db::create(&path, |db| {
                 let rows = Rows { key: &tag_key, path: &path };
                 let mut empty = rows.load(db)?;
-                rows.put_meta(db, &derive::root_id(&key), 1, &mut empty)
+                rows.put_meta(db, &derive::root_id(&key), (1, system_clock().unix), &mut empty)
             })?;
         }
         Ok((Keyring::open(config_dir, root)?, created))
     }
 
-    /// Opens the keyring of `config_dir` and verifies all of it.
+    /// Opens the keyring of `config_dir`, verifies all of it, and destroys the keys whose waiting period is over.
     pub fn open(config_dir: &Path, source: RootSource) -> Result<Keyring, KeyError> {
+        Keyring::open_with_clock(config_dir, source, Box::new(system_clock))
+    }
+
+    /// The same by another clock.
+    pub fn open_with_clock(config_dir: &Path, source: RootSource, clock: Clock) -> Result<Keyring, KeyError> {
         let path = keyring_path(config_dir);
-        let db = db::open(&path)?;
+        let (db, file) = open_db(&path)?;
         let root_id = Rows::root_id(&db, &path)?;
         let needed = to_hex(&root_id);
         let root = source.load(Some(&needed))?;
@@ -106,10 +146,16 @@ impl Keyring {
             return Err(KeyError::RootWrong { path: source.path().to_owned(), found, needed, keyring: path });
         }
         let tag_key = derive::keyring_key(&root);
-        let mut inner = Inner { db, data_version: -1, snapshot: Snapshot::default(), unwrapped: HashMap::new() };
+        let mut inner = Inner { db, file, data_version: -1, snapshot: Snapshot::default(), unwrapped: HashMap::new() };
         inner.refresh(&Rows { key: &tag_key, path: &path })?;
         let calls = AtomicU64::new(0);
-        Ok(Keyring { path, root, root_id, tag_key, inner: Mutex::new(inner), calls })
+        let externals = Externals::default();
+        let keyring = Keyring { path, root, root_id, tag_key, clock, inner: Mutex::new(inner), calls, externals };
+        // A keyring that cannot be written to still opens what it can.
+        if let Err(e) = keyring.upkeep(false) {
+            log::warn!("the keyring could not be looked over for keys to be destroyed: {e}");
+        }
+        Ok(keyring)
     }
 
     /// The keyring's file.
@@ -138,19 +184,40 @@ impl Keyring {
     pub(super) fn change<T>(&self, f: impl FnOnce(&Change<'_>) -> Result<T, KeyError>) -> Result<T, KeyError> {
         let mut guard = self.inner.lock();
         let rows = self.rows();
+        guard.reopen(&rows)?;
         let Inner { db, snapshot, unwrapped, .. } = &mut *guard;
         let sql = |e| KeyError::sql(&self.path)(e);
         let tx = db.transaction_with_behavior(TransactionBehavior::Immediate).map_err(sql)?;
         // Verified inside the transaction: a change never puts its tag over rows that were not.
         let mut before = rows.load(&tx)?;
         rows.verify_meta(&tx, &mut before)?;
-        let out = f(&Change { db: &tx, rows: self.rows(), snapshot: &before })?;
+        not_gone_back(snapshot, &before, &self.path)?;
+        let (clock, quiet) = (Cell::new(before.clock.max(self.now())), Cell::new(false));
+        let change = Change { db: &tx, rows: self.rows(), snapshot: &before, clock, quiet, wipes: Cell::new(false) };
+        let out = f(&change)?;
+        let (clock, quiet, wipes) = (change.clock.get(), change.quiet.get(), change.wipes.get());
         let mut after = rows.load(&tx)?;
-        rows.put_meta(&tx, &self.root_id, before.generation + 1, &mut after)?;
+        rows.put_meta(&tx, &self.root_id, (before.generation + u64::from(!quiet), clock), &mut after)?;
+        let journal = wipes.then(|| open_journal(&self.path)).flatten();
         tx.commit().map_err(sql)?;
+        if let Some(journal) = journal {
+            // It has no name any more, and held the pages as they were, wrapped keys and all.
+            if let Err(e) = overwrite(&journal) {
+                log::warn!("{}: the journal's blocks could not be overwritten: {e}", self.path.display());
+            }
+        }
         *snapshot = after;
         unwrapped.clear();
         Ok(out)
+    }
+
+    /// Now, in Unix seconds, as the clock has it.
+    pub(super) fn now(&self) -> i64 {
+        self.moment().unix
+    }
+
+    pub(super) fn moment(&self) -> Moment {
+        (self.clock)()
     }
 
     fn rows(&self) -> Rows<'_> {
@@ -159,7 +226,27 @@ impl Keyring {
 }
 
 impl Inner {
+    /// Follows the path to the file that lies there now; a connection stays with a file that was replaced.
+    fn reopen(&mut self, rows: &Rows<'_>) -> Result<(), KeyError> {
+        let there = file_id(rows.path).map_err(|e| match e.kind() {
+            std::io::ErrorKind::NotFound => KeyError::KeyringMissing(rows.path.to_owned()),
+            _ => KeyError::io(rows.path)(e),
+        })?;
+        if there != self.file {
+            let (db, file) = open_db(rows.path)?;
+            *self = Inner {
+                db,
+                file,
+                data_version: -1,
+                unwrapped: HashMap::new(),
+                snapshot: std::mem::take(&mut self.snapshot),
+            };
+        }
+        Ok(())
+    }
+
     fn refresh(&mut self, rows: &Rows<'_>) -> Result<(), KeyError> {
+        self.reopen(rows)?;
         if db::data_version(&self.db, rows.path)? == self.data_version {
             return Ok(());
         }
@@ -167,6 +254,7 @@ impl Inner {
         let tx = self.db.transaction().map_err(KeyError::sql(rows.path))?;
         let mut snapshot = rows.load(&tx)?;
         rows.verify_meta(&tx, &mut snapshot)?;
+        not_gone_back(&self.snapshot, &snapshot, rows.path)?;
         let version = db::data_version(&tx, rows.path)?;
         tx.commit().map_err(KeyError::sql(rows.path))?;
         self.unwrapped.clear();
@@ -176,7 +264,48 @@ impl Inner {
     }
 }
 
-/// Now, in Unix seconds.
-pub(super) fn now() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs() as i64)
+fn open_db(path: &Path) -> Result<(Connection, (u64, u64)), KeyError> {
+    // Before and not after: a file that is replaced meanwhile is met again at the next look.
+    let file = file_id(path).unwrap_or_default();
+    Ok((db::open(path)?, file))
+}
+
+fn file_id(path: &Path) -> std::io::Result<(u64, u64)> {
+    fs::metadata(path).map(|m| (m.dev(), m.ino()))
+}
+
+/// An older keyring put into the place of a newer one is never taken up by a process that has seen the newer.
+fn not_gone_back(seen: &Snapshot, now: &Snapshot, path: &Path) -> Result<(), KeyError> {
+    match now.generation < seen.generation {
+        true => Err(KeyError::KeyringOlder { path: path.to_owned(), found: now.generation, seen: seen.generation }),
+        false => Ok(()),
+    }
+}
+
+/// The rollback journal of the open transaction (sqlite.org/lockingv3.html); no lock hangs on its inode.
+fn open_journal(keyring: &Path) -> Option<fs::File> {
+    let mut name = keyring.as_os_str().to_owned();
+    name.push("-journal");
+    OpenOptions::new().write(true).open(name).ok()
+}
+
+fn overwrite(mut file: &fs::File) -> std::io::Result<()> {
+    let zeroes = [0u8; 4096];
+    let mut left = file.metadata()?.len();
+    while left > 0 {
+        let n = left.min(zeroes.len() as u64);
+        file.write_all(&zeroes[..n as usize])?;
+        left -= n;
+    }
+    file.sync_all()
+}
+
+fn system_clock() -> Moment {
+    let unix = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs() as i64);
+    let mut up = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: up is a writable timespec; where the clock is not known it stays 0.
+    unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut up) };
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let boot = from_hex(&boot.trim_ascii().replace('-', "")).unwrap_or_default();
+    Moment { unix, uptime: up.tv_sec, boot }
 }

@@ -3,18 +3,32 @@
 
 mod buckets;
 mod db;
+mod dependants;
 mod error;
+mod export;
+mod external;
 mod files;
 mod keyring;
+mod life;
 mod masters;
+mod material;
+pub mod provider;
 mod root;
 mod rows;
 mod service;
 mod stores;
+mod upkeep;
 
 pub use buckets::BucketInfo;
+pub use dependants::Dependant;
 pub use error::KeyError;
-pub use keyring::{Created, Keyring, keyring_path};
-pub use masters::{DEFAULT_CMK_ALIAS, KeyInfo, KeyKind, KeyState};
+pub use external::{Settled, Standing};
+pub use keyring::{Clock, Created, Keyring, Moment, keyring_path};
+pub use life::{WAIT_DAYS_DEFAULT, WAIT_DAYS_MAX, WAIT_DAYS_MIN};
+pub use masters::{
+    DEFAULT_CMK_ALIAS, KeyInfo, KeyKind, KeyOrigin, KeyState, ROTATE_DAYS_DEFAULT, ROTATE_DAYS_MAX, VersionInfo,
+};
+pub use material::Material;
 pub use root::RootSource;
 pub use service::{KeyService, NewKek, Rewrapped};
+pub use upkeep::{Timer, Upkept};

@@ -18,6 +18,7 @@ pub use wire::WirePath;
 
 use crate::bucket::{Ask, Bucket, Listed};
 use crate::rule::{self, Dialect, Place, Rule, RuleError};
+use crate::types::KeyId;
 
 pub mod check;
 pub mod speed;
@@ -67,6 +68,8 @@ pub enum Command {
     Erase { paths: Vec<WirePath>, recursive: bool },
     /// Goes on with an erasure that was cut off.
     EraseResume,
+    /// What the bucket holds of a master key; when that is nothing, the keyring learns it.
+    KeyUse { key: String },
     /// Verifies the bucket's structure, with `read_data` every chunk as well.
     Check { read_data: bool },
     /// Gives back all room that can be given back, now.
@@ -114,7 +117,7 @@ pub fn run(bucket: &Bucket, caller_uid: u32, command: &Command, progress: &dyn P
             bucket.grant(caller_uid, *uid, *allow)?;
             Ok(Value::Null)
         }
-        Command::ObjectShow { path } => to_value(&bucket.object_show(path.as_path())?),
+        Command::ObjectShow { path } => to_value(&bucket.object_show(caller_uid, path.as_path())?),
         Command::Rewrap => to_value(&bucket.rewrap()?),
         Command::Renew => with(progress, |ask| bucket.renew_keks(ask)),
         Command::Coverage { list, most } => with(progress, |ask| bucket.coverage(*list, *most, ask)),
@@ -140,6 +143,7 @@ pub fn run(bucket: &Bucket, caller_uid: u32, command: &Command, progress: &dyn P
             with(progress, |ask| bucket.erase(caller_uid, &paths, *recursive, ask))
         }
         Command::EraseResume => with(progress, |ask| bucket.resume_erase(caller_uid, ask)),
+        Command::KeyUse { key } => to_value(&bucket.key_use(&KeyId(key.clone()))?),
         Command::Check { read_data } => {
             to_value(&check::check(bucket, check::CheckOptions { read_data: *read_data }, progress)?)
         }
@@ -237,6 +241,7 @@ mod tests {
                 new_keys: true,
             },
             Command::Erase { paths: vec![WirePath::from(std::path::PathBuf::from("x"))], recursive: false },
+            Command::KeyUse { key: "mk-1".into() },
             Command::Check { read_data: true },
             Command::Commit,
         ] {

@@ -183,6 +183,7 @@ impl Bucket {
                 Err(
                     e @ (BucketError::Damaged { .. }
                     | BucketError::Key(_)
+                    | BucketError::Customer(_)
                     | BucketError::Erased(_)
                     | BucketError::NotFound(_)),
                 ) => {
