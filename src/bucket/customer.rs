@@ -383,8 +383,11 @@ impl Bucket {
             }
             // Who may set rules here speaks for all, the others for their own files.
             let all = self.may_rule(uid).is_ok();
-            let set = if all { requests.set(None, customer) } else { requests.set(Some(uid), customer) };
-            if !set && !(all && customer.is_none() && requests.set(Some(uid), None)) {
+            let mut set = requests.set(if all { None } else { Some(uid) }, customer);
+            if !set && all && customer.is_none() {
+                set = requests.set(Some(uid), None);
+            }
+            if !set {
                 return Err(match customer {
                     None => BucketError::NoAttribute,
                     Some(_) => CustomerError::TooMany("too many users have customer keys in this directory").into(),

@@ -199,7 +199,10 @@ fn after_a_lock_no_key_is_left_in_memory() {
         set_xattr(&f, UNLOCK, &mine[0]).unwrap();
     }
     let before = count(&mine);
-    assert!(before[0] > 0 && before[2] > 0 && before[4] > 0, "an unlocked key is found, or this test could not fail: {before:?}");
+    assert!(
+        before[0] > 0 && before[2] > 0 && before[4] > 0,
+        "an unlocked key is found, or this test could not fail: {before:?}"
+    );
     lock(&m, "f");
     assert!(count(&mine)[0] > 0, "it is unlocked for the directory still");
     lock(&m, "");
