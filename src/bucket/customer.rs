@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 
 use parking_lot::Mutex;
 
-use super::inode::{Inode, State};
+use super::inode::{Content, Inode, State};
 use super::put::Seal;
 use super::{Bucket, BucketError, Done, ROOT, now_ns};
 use crate::catalog::{FLAG_REQUEST, SealRow};
@@ -282,10 +282,12 @@ impl Bucket {
 
     /// Have the content in memory, and pass over all errors but those of keys.
     fn only_keys(&self, st: &mut State) -> Result<(), BucketError> {
-        match self.content(st) {
-            Err(e @ (BucketError::Key(_) | BucketError::Customer(_))) => Err(e),
-            _ => Ok(()),
-        }
+        let master = match self.content(st) {
+            Err(e @ (BucketError::Key(_) | BucketError::Customer(_))) => return Err(e),
+            Ok(Content { seal: Some(seal), .. }) if self.is_guarded() => seal.resolved.key.clone(),
+            _ => return Ok(()),
+        };
+        if master.0.is_empty() { Ok(()) } else { self.key_stands(&master) }
     }
 
     /// Unlock a file, or all below a directory, for a user. Nothing is converted.
