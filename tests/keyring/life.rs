@@ -128,23 +128,6 @@ fn a_clock_that_is_ahead_destroys_nothing_unless_it_stays_so_for_a_day() {
 }
 
 #[test]
-fn a_key_that_comes_to_be_used_while_it_is_pending_is_not_destroyed() {
-    // Nobody can bring that about but with an older keyring: put together by hand from both.
-    let (c, time, k, key) = with_key();
-    k.depend(&BUCKET, &key).unwrap();
-    std::fs::copy(c.db(), c.beside("used")).unwrap();
-    k.release(&BUCKET, &key).unwrap();
-    k.schedule_deletion_in(&key, 1).unwrap();
-    assert!(matches!(k.depend(&BUCKET, &key), Err(KeyError::PendingDeletion(_))));
-    drop(k);
-    std::fs::copy(c.beside("used"), c.db()).unwrap();
-    let k = c.open_by(&time);
-    assert!(matches!(k.schedule_deletion_in(&key, 1), Err(KeyError::InUse { .. })));
-    time.pass(400 * DAY);
-    assert_eq!(k.upkeep(true).unwrap().destroyed, []);
-}
-
-#[test]
 fn a_keyring_that_cannot_be_written_to_opens_all_the_same() {
     let (c, time, k, key) = with_key();
     k.schedule_deletion_in(&key, 1).unwrap();
