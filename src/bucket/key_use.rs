@@ -75,7 +75,10 @@ impl Bucket {
 
     /// The same of a request.
     pub(super) fn request_by_id(&self, request: Request) -> Result<Request, BucketError> {
-        Ok(self.rule_by_id(request.as_rule())?.try_into()?)
+        match request.as_rule() {
+            Some(rule) => Ok(self.rule_by_id(rule)?.try_into()?),
+            None => Ok(request),
+        }
     }
 
     /// What the bucket holds of a key; when that is nothing, it does not hang on the key any more.

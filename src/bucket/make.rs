@@ -99,6 +99,7 @@ impl Bucket {
                 rule,
                 grants: BTreeSet::new(),
                 dir_rules: HashMap::new(),
+                dir_customers: HashMap::new(),
             };
             let counters = Counters { commit: 1, next_ino: ROOT + 1, next_node: 1, next_segment: 1, next_kek: 1 };
             let settings_key = derive::settings_key(&key);

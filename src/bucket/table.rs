@@ -155,6 +155,14 @@ impl Table {
         }
     }
 
+    /// All that the kernel knows, and may have pages of.
+    pub fn remembered(&self) -> Vec<u64> {
+        let t = self.0.lock();
+        let rows = t.lookups.0.iter();
+        rows.flat_map(|(row, counts)| (0..ROW).filter(|i| counts[*i as usize] > 0).map(move |i| row * ROW + i))
+            .collect()
+    }
+
     pub fn remember(&self, ino: u64, n: u64) {
         self.0.lock().lookups.add(ino, n);
     }

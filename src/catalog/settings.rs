@@ -45,6 +45,12 @@ impl Reader {
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
+    pub fn dir_customers(&self) -> Result<Vec<(u64, String)>, CatalogError> {
+        let mut s = self.0.prepare("SELECT ino, requests FROM dir_customer ORDER BY ino")?;
+        let rows = s.query_map([], |r| Ok((r.get::<_, i64>(0)? as u64, r.get(1)?)))?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
     /// Openings in order of their number; numbers are 0, 1, 2 ... without gaps.
     pub fn openings(&self) -> Result<Vec<OpenId>, CatalogError> {
         let mut s = self.0.prepare("SELECT no, open_id FROM opening ORDER BY no")?;
@@ -135,6 +141,16 @@ impl Tx<'_> {
                 self.write_unrecorded("INSERT OR REPLACE INTO dir_rule VALUES (?1, ?2)", params![ino as i64, rule])?
             }
             None => self.write_unrecorded("DELETE FROM dir_rule WHERE ino = ?1", [ino as i64])?,
+        };
+        Ok(())
+    }
+
+    pub fn set_dir_customer(&self, ino: u64, requests: Option<&str>) -> Result<(), CatalogError> {
+        match requests {
+            Some(r) => {
+                self.write_unrecorded("INSERT OR REPLACE INTO dir_customer VALUES (?1, ?2)", params![ino as i64, r])?
+            }
+            None => self.write_unrecorded("DELETE FROM dir_customer WHERE ino = ?1", [ino as i64])?,
         };
         Ok(())
     }

@@ -89,7 +89,7 @@ pub struct MountArgs {
     #[arg(short = 'f', long)]
     pub foreground: bool,
     /// Mount options, separated by commas: ro, allow_other, list_sse, direct_rdwr, nonempty, log=FILE,
-    /// commit_interval=SECONDS, threads=N, and those that mount(8) knows (see mount.ssefs(8))
+    /// commit_interval=SECONDS, threads=N, customer_key_file=FILE, key_check=SECONDS, key_grace=SECONDS, service_check=SECONDS, and those that mount(8) knows (see mount.ssefs(8))
     #[arg(short = 'o', value_name = "OPTIONS")]
     pub options: Vec<String>,
     /// Log to this file instead of the system log
@@ -244,10 +244,17 @@ pub enum KeyCmd {
         output: Output,
     },
     /// Make a customer master key for rules such as KMS:KEY
+    #[command(after_help = "Keys of other services:\n  \
+        ssefs key create --alias hsm --provider 'pkcs11:token=T;object=K?module-path=/usr/lib/M.so&pin-source=file:/P'\n  \
+        ssefs key create --alias aws --provider 'aws-kms:alias/photos?region=eu-central-1'\n\
+        A PKCS#11 key that is not on the token is made there, and never leaves it. See ssefs(5), KEY SERVICES.")]
     Create {
         /// A second name by which rules may name it
         #[arg(long, value_name = "NAME")]
         alias: Option<String>,
+        /// Use a key of another service: pkcs11:... (RFC 7512), or aws-kms:KEY with KEY an id, alias/NAME or ARN
+        #[arg(long, value_name = "URI")]
+        provider: Option<String>,
         #[command(flatten)]
         about: AboutKey,
         #[command(flatten)]
@@ -386,6 +393,26 @@ pub enum ObjectCmd {
         path: PathBuf,
         #[command(flatten)]
         output: Output,
+    },
+    /// Give the customer key (SSE-C) of a file, or of all below a directory, for yourself and as long as it is mounted
+    #[command(after_help = "The key is 32 raw bytes, or 44 characters of base64. It is never stored.\n\
+        Examples: ssefs object unlock /mnt/photos/a.jpg --key-file ~/photos.key\n          \
+        pass show photos | ssefs object unlock /mnt/photos --key-fd 0")]
+    #[command(group(clap::ArgGroup::new("key").required(true)))]
+    Unlock {
+        /// A file or directory on a mount
+        path: PathBuf,
+        /// Read the key from this file, which only you may be able to read (mode 0600)
+        #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, group = "key")]
+        key_file: Option<PathBuf>,
+        /// Read the key from this open file descriptor
+        #[arg(long, value_name = "N", group = "key")]
+        key_fd: Option<i32>,
+    },
+    /// Take it back: what was opened by it is written down, and cut off also where it is open
+    Lock {
+        /// A file or directory on a mount
+        path: PathBuf,
     },
 }
 

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::args::{AboutKey, KeyCmd};
 use super::bucket::uid_of;
 use super::key_delete;
+use super::key_service;
 use super::key_show::{Names, show};
 use super::material;
 use super::place::{self, Place};
@@ -30,10 +31,28 @@ pub fn run(place: &Place, command: &KeyCmd) -> Result<(), OpError> {
             print::table(&["KEY", "ALIAS", "FOR", "STATE", "VERSION", "CREATED", "NEXT"], &rows)
         }
         KeyCmd::Show { key, output } => {
-            let (keys, id) = one(key)?;
-            show(&keys, &id, output.json)
+            let keys = place.keyring()?;
+            let info = find(&keys, key)?;
+            let mut value = Names::of(&keys).to_json(&info);
+            key_service::report(place, &keys, &info, &mut value)?;
+            if output.json { print::json(&value) } else { print::fields(&value) }
         }
-        KeyCmd::Create { alias, about, output } => {
+        KeyCmd::Create { alias, provider: Some(uri), about, output } => {
+            if about.rotate_days.is_some_and(|days| days > 0) {
+                return Err(OpError::usage(
+                    "a key of another service rotates there, or by hand: leave out --rotate-days",
+                ));
+            }
+            let keys = place.keyring_or_new()?;
+            let settled =
+                keys.create_external_key(alias.as_deref(), about.description.as_deref().unwrap_or_default(), uri)?;
+            if settled.made {
+                let key = &settled.description.key;
+                print::note(&format!("made {key} in the service: see that it is backed up there"));
+            }
+            show(&keys, &settled.id, output.json)
+        }
+        KeyCmd::Create { alias, provider: None, about, output } => {
             let keys = place.keyring_or_new()?;
             let id = keys.create_key(alias.as_deref(), about.description.as_deref().unwrap_or_default())?;
             if about.rotate_days.is_some() {

@@ -31,6 +31,10 @@ pub fn run(place: &Place, keys: &Keyring, key: &KeyInfo, days: u32, seconds: Opt
              them with ssefs bucket delete), then try again",
         ));
     }
+    if let Some(uri) = &key.provider {
+        let there = uri.split('?').next().unwrap_or(uri);
+        print::note(&format!("ssefs lets go of it; the service keeps it until it is deleted there: {there}"));
+    }
     match seconds {
         Some(seconds) => keys.schedule_deletion_in(&key.id, seconds)?,
         None => keys.schedule_deletion(&key.id, days)?,

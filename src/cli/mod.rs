@@ -3,10 +3,12 @@
 pub mod args;
 mod bucket;
 mod check;
+mod customer;
 mod daemon;
 mod encryption;
 mod key;
 mod key_delete;
+mod key_service;
 mod key_show;
 mod logging;
 mod material;

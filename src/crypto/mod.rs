@@ -2,6 +2,7 @@
 //! operating system is getrandom(2). Nothing here knows a file, a catalog or a bucket, and no secret is printed.
 
 pub mod aead;
+pub mod customer;
 pub mod derive;
 pub mod gcm;
 pub mod mac;

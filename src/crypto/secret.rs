@@ -106,6 +106,10 @@ secret!(
     /// Authenticates rows or records.
     MacKey
 );
+secret!(
+    /// A customer's own key (SSE-C): 256 bits, given and never stored.
+    CustomerKey
+);
 random!(RootKey, MasterKey, BucketKey, Kek);
 
 /// The key of one PUT: 32 bytes, or 16 for SM4.
@@ -170,7 +174,7 @@ mod tests {
                 assert_eq!(bytes, [0; 32], "the source is wiped");
             )*};
         }
-        check!(RootKey, MasterKey, BucketKey, Kek, ChunkKey, MapKey, MacKey);
+        check!(RootKey, MasterKey, BucketKey, Kek, ChunkKey, MapKey, MacKey, CustomerKey);
         assert_eq!(format!("{:#?}", DataKey::random_sm4().unwrap()), "DataKey(..)");
     }
 

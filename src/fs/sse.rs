@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use super::{Caller, Fs, FsError};
 use crate::bucket::{Attr, BucketError, ROOT};
+use crate::crypto::secret;
 use crate::rule::{self, Cipher, Method, Place, Request, Rule, RuleError};
 
 /// What all of them begin with.
@@ -118,7 +119,7 @@ fn text(value: &[u8]) -> std::borrow::Cow<'_, str> {
 
 impl Fs {
     /// The attribute of this name if it belongs to ssefs, as far as the inode can have it.
-    fn sse_name(&self, a: &Attr, name: &[u8]) -> Result<Name, FsError> {
+    pub(super) fn sse_name(&self, a: &Attr, name: &[u8]) -> Result<Name, FsError> {
         let unknown = |place| {
             let shown: String = text(name).chars().take(80).flat_map(char::escape_default).collect();
             Err(FsError::UnknownAttribute { name: shown, place })
@@ -155,8 +156,8 @@ impl Fs {
             DefaultXml => rule::print_xml(&some(self.sse_rule(a))?, self.bucket.dialect())?,
             Algorithm | KmsKeyId | DataEncryption | KeyVersion | CustomerAlgorithm => some(self.object(a, n)?)?,
             CustomerKey | Unlock => return none(),
-            Effective => self.bucket.effective(a.ino)?.to_string(),
-            State => self.state(a)?,
+            Effective => self.bucket.effective(caller.uid, a.ino)?.to_string(),
+            State => self.state(caller, a)?,
             LastError => some(self.last_errors.get(caller.uid))?,
         };
         Ok(value.into_bytes())
@@ -180,7 +181,10 @@ impl Fs {
                 _ => None,
             });
         }
-        let Some(rule) = self.bucket.request(a.ino)?.map(|r| r.as_rule()) else { return Ok(None) };
+        let Some(request) = self.bucket.request(a.ino)? else { return Ok(None) };
+        let Some(rule) = request.as_rule() else {
+            return Ok((n == CustomerAlgorithm).then(|| "AES256".to_owned()));
+        };
         Ok(match n {
             Algorithm => rule.algorithm().map(str::to_owned),
             KmsKeyId => match self.bucket.rule_key_id(&rule)? {
@@ -192,7 +196,7 @@ impl Fs {
         })
     }
 
-    fn state(&self, a: &Attr) -> Result<String, FsError> {
+    fn state(&self, caller: Caller, a: &Attr) -> Result<String, FsError> {
         let content = if Kind::of(a) == Kind::File { self.bucket.object_state(a.ino)? } else { None };
         let line = match &content {
             Some(o) => StateLine {
@@ -204,11 +208,14 @@ impl Fs {
             },
             // Nothing is sealed yet: what a PUT would get.
             None => {
-                let e = self.bucket.effective(a.ino)?;
+                let e = self.bucket.effective(caller.uid, a.ino)?;
                 StateLine {
-                    method: e.rule.method().as_str(),
-                    cipher: e.rule.cipher().as_str(),
-                    key: self.bucket.rule_key_id(&e.rule)?.or_else(|| e.rule.key().map(str::to_owned)),
+                    method: e.asked.method().as_str(),
+                    cipher: e.asked.cipher().as_str(),
+                    key: match e.asked.rule() {
+                        Some(rule) => self.bucket.rule_key_id(rule)?.or_else(|| rule.key().map(str::to_owned)),
+                        None => None,
+                    },
                     key_version: None,
                     origin: e.origin.to_string(),
                 }
@@ -233,7 +240,6 @@ impl Fs {
         let n = self.sse_name(a, name)?;
         match n {
             State => return Ok(()),
-            CustomerKey | Unlock => return Err(FsError::CustomerKey),
             KeyVersion | CustomerAlgorithm | Effective | LastError => return Err(FsError::ReadOnlyAttribute(n.text())),
             _ => {}
         }
@@ -253,6 +259,15 @@ impl Fs {
             }
         }
         let dialect = self.bucket.dialect();
+        if matches!(n, CustomerKey | Unlock) {
+            // Refused in any case where it would have no effect, so that nobody believes in it (row 38).
+            dialect.check_customer()?;
+            let key = secret::CustomerKey::parse(value).map_err(|_| FsError::BadCustomerKey { bytes: value.len() })?;
+            return Ok(match n {
+                Unlock => self.bucket.unlock(caller.uid, a.ino, key)?,
+                _ => self.bucket.set_customer_key(caller.uid, a.ino, key)?,
+            });
+        }
         if n.of_rules() {
             let place = if a.ino == ROOT { Place::Bucket } else { Place::Directory };
             let now = self.sse_rule(a);
@@ -293,7 +308,16 @@ impl Fs {
         let _one = n.of_rules().then(|| self.rule_edits.lock());
         match n {
             State => Ok(()),
-            CustomerKey | Unlock => none(),
+            CustomerKey if Kind::of(a) != Kind::File => Ok(self.bucket.end_dir_request(caller.uid, a.ino)?),
+            CustomerKey => match self.bucket.request(a.ino)? {
+                Some(Request::SseC(_)) => self.set_request(caller, a, None),
+                _ => none(),
+            },
+            Unlock => {
+                let (tx, rx) = std::sync::mpsc::channel();
+                self.lock(caller, a.ino, b"", Box::new(move |r| drop(tx.send(r))));
+                rx.recv().unwrap_or_else(|_| Err(BucketError::Failed("the bucket is closing".into()).into()))
+            }
             KeyVersion | CustomerAlgorithm | Effective | LastError => Err(FsError::ReadOnlyAttribute(n.text())),
             Default | DefaultAlgorithm | DefaultXml => self.set_rule(caller, a, None),
             DefaultKmsKeyId | DefaultDataEncryption => {
@@ -308,12 +332,12 @@ impl Fs {
                 self.set_rule(caller, a, Some(rule))
             }
             Algorithm => {
-                some(self.bucket.request(a.ino)?)?;
+                some(self.bucket.request(a.ino)?.and_then(|r| r.as_rule()))?;
                 self.set_request(caller, a, None)
             }
             KmsKeyId | DataEncryption => {
                 let now = some(self.bucket.request(a.ino)?)?;
-                let rule = now.as_rule();
+                let rule = some(now.as_rule())?;
                 let request = if n == KmsKeyId {
                     some(rule.key())?;
                     rule::request_with_kms_key(Some(now), None)?
@@ -335,12 +359,15 @@ impl Fs {
         Ok(set?)
     }
 
-    /// The kernel has let pass only who may write the file.
+    /// The kernel has let pass only who may write the file; whether the caller has its key is for us to say.
     fn set_request(&self, caller: Caller, a: &Attr, request: Option<Request>) -> Result<(), FsError> {
         if let Some(r) = &request {
             self.bucket.dialect().check_request(r)?;
-            self.bucket.may_name_key(caller.uid, &r.as_rule())?;
+            if let Some(rule) = r.as_rule() {
+                self.bucket.may_name_key(caller.uid, &rule)?;
+            }
         }
+        self.bucket.access(caller.uid, a.ino)?;
         Ok(self.bucket.set_request(a.ino, request)?)
     }
 

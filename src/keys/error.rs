@@ -1,5 +1,6 @@
 //! What the keys layer can refuse or fail with. Messages name the file or the key and the next step, never a secret.
 
+use super::provider::ProviderError;
 use crate::crypto::CryptoError;
 use crate::types::StoreId;
 use std::io;
@@ -98,6 +99,12 @@ pub enum KeyError {
     AliasTaken(String),
     #[error("alias {0:?} is not allowed: use 1 to 255 of A-Z a-z 0-9 / . _ - and begin with neither mk- nor ssefs/")]
     BadAlias(String),
+    /// An external key service did not do it.
+    #[error("{}: key {key} at {service}: {source}", source.code())]
+    Service { key: String, service: String, source: ProviderError },
+    /// A key service that was named in a way that does not do; nothing was kept.
+    #[error("{0}")]
+    BadProvider(ProviderError),
     #[error("{what}: {source}")]
     Unwrap { what: String, source: CryptoError },
 
@@ -136,6 +143,7 @@ impl KeyError {
             }
             KeyError::Disabled(_) => Some("KMS.DisabledException"),
             KeyError::PendingDeletion(_) | KeyError::PendingImport(_) => Some("KMS.KMSInvalidStateException"),
+            KeyError::Service { source, .. } => Some(source.code()),
             KeyError::Denied { .. } => Some("AccessDenied"),
             _ => None,
         }

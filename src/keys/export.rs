@@ -30,8 +30,9 @@ impl Keyring {
         let text = self.read(|inner| {
             let s = &inner.snapshot;
             let row = changeable(s, key)?;
-            if let Some(provider) = row.provider {
-                return Err(KeyError::UnknownProvider { key: row.id.0, provider });
+            if row.provider.is_some() {
+                let why = "another key service keeps it: see to a backup there";
+                return Err(KeyError::NotNow { key: name_of(&row), why });
             }
             let mut text = format!("{FIRST_LINE}\nkey {key}\n");
             let json = |t: &str| serde_json::Value::from(t).to_string();

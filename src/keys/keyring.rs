@@ -4,6 +4,7 @@
 
 use super::KeyError;
 use super::db;
+use super::external::Externals;
 use super::files::make_private_dir;
 use super::root::{RootSource, root_id_text};
 use super::rows::{Rows, Snapshot, Table};
@@ -53,6 +54,7 @@ pub struct Keyring {
     clock: Clock,
     inner: Mutex<Inner>,
     pub(super) calls: AtomicU64,
+    pub(super) externals: Externals,
 }
 
 /// What the mutex guards.
@@ -147,7 +149,8 @@ impl Keyring {
         let mut inner = Inner { db, file, data_version: -1, snapshot: Snapshot::default(), unwrapped: HashMap::new() };
         inner.refresh(&Rows { key: &tag_key, path: &path })?;
         let calls = AtomicU64::new(0);
-        let keyring = Keyring { path, root, root_id, tag_key, clock, inner: Mutex::new(inner), calls };
+        let externals = Externals::default();
+        let keyring = Keyring { path, root, root_id, tag_key, clock, inner: Mutex::new(inner), calls, externals };
         // A keyring that cannot be written to still opens what it can.
         if let Err(e) = keyring.upkeep(false) {
             log::warn!("the keyring could not be looked over for keys to be destroyed: {e}");

@@ -99,6 +99,9 @@ impl Keyring {
 
     /// Makes a new version, which wraps from now on; returns its number. Old versions still unwrap.
     pub fn rotate(&self, key: &KeyId) -> Result<u32, KeyError> {
+        if self.is_external(key)? {
+            return self.rotate_external(key);
+        }
         self.change(|c| {
             let row = usable(c.snapshot, key)?;
             if row.origin == KeyOrigin::Imported {

@@ -5,6 +5,7 @@ use super::KeyError;
 use super::dependants::{Dependant, dependants_of, grants_of};
 use super::keyring::{Change, Inner, Keyring};
 use super::material;
+use super::provider::Service;
 use super::rows::{MASTER, MasterRow, Snapshot, VERSION};
 use crate::crypto::secret::{MasterKey, fill_random};
 use crate::crypto::wrap;
@@ -84,6 +85,7 @@ pub struct KeyInfo {
     pub description: String,
     pub state: KeyState,
     pub origin: KeyOrigin,
+    /// The URI of a key that lies with an external service.
     pub provider: Option<String>,
     pub created: i64,
     /// 0 when none is left.
@@ -217,9 +219,7 @@ impl Keyring {
         if let Some(alias) = new.alias {
             alias_is_free(c.snapshot, alias, None)?;
         }
-        let mut random = [0u8; 8];
-        fill_random(&mut random)?;
-        let id = KeyId(format!("mk-{}", to_hex(&random)));
+        let id = new_id()?;
         put_master(
             c,
             &MasterRow {
@@ -254,6 +254,13 @@ impl Keyring {
     }
 }
 
+/// A new id of a master key.
+pub(super) fn new_id() -> Result<KeyId, KeyError> {
+    let mut random = [0u8; 8];
+    fill_random(&mut random)?;
+    Ok(KeyId(format!("mk-{}", to_hex(&random))))
+}
+
 pub(super) fn put_version(
     c: &Change<'_>,
     key: &KeyId,
@@ -262,7 +269,21 @@ pub(super) fn put_version(
     created: i64,
 ) -> Result<(), KeyError> {
     let key = Value::Text(key.0.clone());
-    c.put(&VERSION, &[key, Value::Integer(version.into()), Value::Blob(wrapped), Value::Integer(created)])
+    let version = Value::Integer(version.into());
+    c.put(&VERSION, &[key, version, Value::Blob(wrapped), Value::Integer(created), Value::Null])
+}
+
+/// A version that lies with an external service, by its name there.
+pub(super) fn put_external_version(
+    c: &Change<'_>,
+    key: &KeyId,
+    version: u32,
+    there: &str,
+    created: i64,
+) -> Result<(), KeyError> {
+    let key = Value::Text(key.0.clone());
+    let (version, there) = (Value::Integer(version.into()), Value::Text(there.to_owned()));
+    c.put(&VERSION, &[key, version, Value::Blob(Vec::new()), Value::Integer(created), there])
 }
 
 pub(super) fn put_master(c: &Change<'_>, row: &MasterRow) -> Result<(), KeyError> {
@@ -315,7 +336,7 @@ fn destroyed(row: &MasterRow) -> KeyError {
 /// The key's row, when it may wrap and unwrap.
 pub(super) fn usable<'a>(s: &'a Snapshot, key: &KeyId) -> Result<&'a MasterRow, KeyError> {
     let row = find(s, key)?;
-    if let Some(provider) = &row.provider {
+    if let Some(provider) = row.provider.as_ref().filter(|p| Service::parse(p).is_none()) {
         return Err(KeyError::UnknownProvider { key: name_of(row), provider: provider.clone() });
     }
     in_use(row)
@@ -362,7 +383,7 @@ fn info(s: &Snapshot, row: &MasterRow) -> KeyInfo {
         description: row.description.clone(),
         state: row.state,
         origin: row.origin,
-        provider: row.provider.clone(),
+        provider: row.provider.as_ref().map(|p| format!("{p}:{}", row.provider_ref.as_deref().unwrap_or_default())),
         created: row.created,
         newest_version: versions.last().map_or(0, |v| v.version),
         versions,
@@ -375,7 +396,7 @@ fn info(s: &Snapshot, row: &MasterRow) -> KeyInfo {
     }
 }
 
-fn alias_is_free(s: &Snapshot, alias: &str, but: Option<&KeyId>) -> Result<(), KeyError> {
+pub(super) fn alias_is_free(s: &Snapshot, alias: &str, but: Option<&KeyId>) -> Result<(), KeyError> {
     let taken = |k: &MasterRow| k.alias.as_deref() == Some(alias) && Some(&k.id) != but;
     if s.masters.values().any(taken) {
         return Err(KeyError::AliasTaken(alias.to_owned()));

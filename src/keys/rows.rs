@@ -46,8 +46,11 @@ pub const MASTER: Table = Table {
     ],
     key_columns: 1,
 };
-pub const VERSION: Table =
-    Table { name: "master_key_version", columns: &["key_id", "version", "wrapped", "created"], key_columns: 2 };
+pub const VERSION: Table = Table {
+    name: "master_key_version",
+    columns: &["key_id", "version", "wrapped", "created", "provider_ref"],
+    key_columns: 2,
+};
 pub const DEPENDANT: Table = Table { name: "dependant", columns: &["bucket_id", "key_id", "since"], key_columns: 2 };
 pub const GRANT: Table = Table { name: "key_grant", columns: &["key_id", "uid"], key_columns: 2 };
 
@@ -84,6 +87,8 @@ pub struct MasterRow {
 pub struct VersionRow {
     pub wrapped: Vec<u8>,
     pub created: i64,
+    /// Its name in an external service.
+    pub provider_ref: Option<String>,
 }
 
 /// Everything in the keyring as of one generation, verified.
@@ -168,7 +173,8 @@ impl Rows<'_> {
             let mut c = Columns { rows: self, table: &VERSION, values: row.into_iter() };
             let id = KeyId(c.text()?);
             let version = c.small()?;
-            s.versions.insert((id, version), VersionRow { wrapped: c.blob()?, created: c.integer()? });
+            let (wrapped, created, provider_ref) = (c.blob()?, c.integer()?, c.optional(Columns::text)?);
+            s.versions.insert((id, version), VersionRow { wrapped, created, provider_ref });
         }
         for row in self.all(db, &DEPENDANT, &mut tags)? {
             let mut c = Columns { rows: self, table: &DEPENDANT, values: row.into_iter() };

@@ -36,8 +36,8 @@ CREATE TABLE master_key (
   description  TEXT NOT NULL,
   state        TEXT NOT NULL,               -- enabled, disabled, pending-import, pending-deletion, destroyed
   created      INTEGER NOT NULL,
-  provider     TEXT,                        -- reserved: an external key service, and
-  provider_ref TEXT,                        -- the key's name there
+  provider     TEXT,                        -- an external key service: pkcs11, aws-kms; and
+  provider_ref TEXT,                        -- the key's name there, the rest of its URI
   origin       TEXT NOT NULL,               -- generated, imported
   rotate_days  INTEGER,                     -- null: the default; 0: never
   delete_after INTEGER,                     -- Unix seconds, while pending deletion
@@ -49,8 +49,9 @@ CREATE TABLE master_key (
 CREATE TABLE master_key_version (
   key_id  TEXT NOT NULL,
   version INTEGER NOT NULL,                 -- from 1
-  wrapped BLOB NOT NULL,                    -- under the root key; of deleted imported material: what tells it again
+  wrapped BLOB NOT NULL,                    -- under the root key; empty: external; of deleted imported material: what tells it again
   created INTEGER NOT NULL,
+  provider_ref TEXT,                        -- of an external key: this version's name there
   tag     BLOB NOT NULL,
   PRIMARY KEY (key_id, version)
 ) STRICT;

@@ -5,7 +5,7 @@ use super::KeyError;
 use super::keyring::Keyring;
 use super::masters::{self, KeyInfo};
 use crate::crypto::secret::Kek;
-use crate::crypto::wrap::{self, KekCtx};
+use crate::crypto::wrap::KekCtx;
 use crate::types::{BucketId, KekId, KeyId};
 use std::sync::atomic::Ordering;
 
@@ -75,12 +75,12 @@ impl KeyService for Keyring {
         self.calls.fetch_add(1, Ordering::Relaxed);
         // Durable before the KEK exists: no key is deleted under a bucket that is away (SEMANTICS 75).
         self.depend(bucket, key)?;
-        let (version, master) = self.read(|inner| {
+        let (version, wrapper) = self.read(|inner| {
             let version = masters::newest(&inner.snapshot, key)?;
-            Ok((version, self.master(inner, key, version)?))
+            Ok((version, self.wrapper(inner, key, version)?))
         })?;
         let secret = Kek::random()?;
-        let wrapped = wrap::wrap_kek(&master, &KekCtx { bucket: *bucket, kek, key_id: key }, &secret)?;
+        let wrapped = wrapper.wrap(&KekCtx { bucket: *bucket, kek, key_id: key }, &secret)?;
         Ok(NewKek { kek: secret, version, wrapped })
     }
 
@@ -93,9 +93,8 @@ impl KeyService for Keyring {
         wrapped: &[u8],
     ) -> Result<Kek, KeyError> {
         self.calls.fetch_add(1, Ordering::Relaxed);
-        let master = self.read(|inner| self.master(inner, key, version))?;
-        let ctx = KekCtx { bucket: *bucket, kek, key_id: key };
-        wrap::unwrap_kek(&master, &ctx, wrapped).map_err(|source| of_kek(key, version, bucket, kek, source))
+        let wrapper = self.read(|inner| self.wrapper(inner, key, version))?;
+        wrapper.unwrap(version, &KekCtx { bucket: *bucket, kek, key_id: key }, wrapped)
     }
 
     fn rewrap_kek(
@@ -109,12 +108,11 @@ impl KeyService for Keyring {
         self.calls.fetch_add(1, Ordering::Relaxed);
         let (old, newest, new) = self.read(|inner| {
             let newest = masters::newest(&inner.snapshot, key)?;
-            Ok((self.master(inner, key, version)?, newest, self.master(inner, key, newest)?))
+            Ok((self.wrapper(inner, key, version)?, newest, self.wrapper(inner, key, newest)?))
         })?;
         let ctx = KekCtx { bucket: *bucket, kek, key_id: key };
-        let secret =
-            wrap::unwrap_kek(&old, &ctx, wrapped).map_err(|source| of_kek(key, version, bucket, kek, source))?;
-        Ok(Rewrapped { version: newest, wrapped: wrap::wrap_kek(&new, &ctx, &secret)? })
+        let secret = old.unwrap(version, &ctx, wrapped)?;
+        Ok(Rewrapped { version: newest, wrapped: new.wrap(&ctx, &secret)? })
     }
 
     fn resolve(&self, name: &str) -> Result<KeyId, KeyError> {
@@ -140,8 +138,4 @@ impl KeyService for Keyring {
     fn calls(&self) -> u64 {
         self.calls.load(Ordering::Relaxed)
     }
-}
-
-fn of_kek(key: &KeyId, version: u32, bucket: &BucketId, kek: KekId, source: crate::crypto::CryptoError) -> KeyError {
-    KeyError::Unwrap { what: format!("KEK {} of bucket {bucket}, under version {version} of key {key}", kek.0), source }
 }

@@ -2,9 +2,10 @@
 //! one.
 
 use super::{ErrorCode, OpError};
-use crate::bucket::BucketError;
+use crate::bucket::{BucketError, CustomerError};
 use crate::catalog::CatalogError;
 use crate::keys::KeyError;
+use crate::keys::provider::ProviderError;
 use crate::log::LogError;
 use crate::rule::RuleError;
 
@@ -52,6 +53,7 @@ fn of_key(e: &KeyError) -> ErrorCode {
         | KeyError::NoVersion { .. }
         | KeyError::Disabled(_)
         | KeyError::PendingDeletion(_)
+        | KeyError::Service { .. }
         | KeyError::PendingImport(_)
         | KeyError::Destroyed { .. }
         | KeyError::UnknownProvider { .. } => ErrorCode::Key,
@@ -71,9 +73,12 @@ fn of_key(e: &KeyError) -> ErrorCode {
         KeyError::AliasTaken(_) | KeyError::BucketKnown(_) | KeyError::KeyThere(_) | KeyError::FileExists(_) => {
             ErrorCode::Exists
         }
-        KeyError::BadAlias(_) | KeyError::WaitDays(_) | KeyError::RotateDays | KeyError::BadDescription => {
-            ErrorCode::Usage
-        }
+        KeyError::BadProvider(ProviderError::Setup(_))
+        | KeyError::BadAlias(_)
+        | KeyError::WaitDays(_)
+        | KeyError::RotateDays
+        | KeyError::BadDescription => ErrorCode::Usage,
+        KeyError::BadProvider(_) => ErrorCode::Key,
         KeyError::StoreMissing(_)
         | KeyError::StoreGone { .. }
         | KeyError::StoreUnknown(_)
@@ -95,6 +100,11 @@ fn of_bucket(e: &BucketError) -> ErrorCode {
         BucketError::NoSpace => ErrorCode::Full,
         BucketError::Rule(e) => of_rule(e),
         BucketError::Key(e) => of_key(e),
+        BucketError::Customer(e) => match e {
+            CustomerError::Missing { .. } | CustomerError::Wrong { .. } => ErrorCode::Key,
+            CustomerError::NotCustomer { .. } | CustomerError::TooMany(_) => ErrorCode::Refused,
+            CustomerError::NotUnlocked { .. } => ErrorCode::NotFound,
+        },
         BucketError::UnknownToKeyring(_) => ErrorCode::Key,
         BucketError::Damaged { .. } | BucketError::Altered { .. } => ErrorCode::Damage,
         BucketError::Unsupported(_) | BucketError::BucketNotEmpty(_) => ErrorCode::Refused,

@@ -90,7 +90,7 @@ pub fn run(bucket: &Bucket, caller_uid: u32, command: &Command, progress: &dyn P
             bucket.grant(caller_uid, *uid, *allow)?;
             Ok(Value::Null)
         }
-        Command::ObjectShow { path } => to_value(&bucket.object_show(path.as_path())?),
+        Command::ObjectShow { path } => to_value(&bucket.object_show(caller_uid, path.as_path())?),
         Command::Rewrap => to_value(&bucket.rewrap()?),
         Command::KeyUse { key } => to_value(&bucket.key_use(&KeyId(key.clone()))?),
         Command::Check { read_data } => {
