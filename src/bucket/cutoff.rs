@@ -172,12 +172,15 @@ impl Bucket {
         }
     }
 
-    /// The keyring's generation, if what is open is what lies at its path.
-    fn keyring_generation(keys: &Keyring, watch: &Watch) -> Result<u64, KeyError> {
-        if watch.file.is_some() && file_of(keys) == watch.file {
-            return keys.generation();
+    /// The generation of the keyring that lies at its path, which is opened if it is another file than before.
+    fn keyring_generation(keys: &Keyring, watch: &mut Watch) -> Result<u64, KeyError> {
+        let file = file_of(keys).ok_or_else(|| KeyError::KeyringMissing(keys.path().to_owned()))?;
+        if watch.file != Some(file) {
+            keys.open_again()?;
+            watch.file = Some(file);
+            watch.generation = None;
         }
-        Err(KeyError::KeyringMissing(keys.path().to_owned()))
+        keys.generation()
     }
 
     fn look_at_keys(self: &Arc<Self>, keys: &Keyring, watch: &mut Watch) {

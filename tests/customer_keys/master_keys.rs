@@ -105,6 +105,29 @@ fn a_disabled_key_stops_who_writes_without_a_pause_and_loses_nothing_acknowledge
 }
 
 #[test]
+fn a_keyring_put_in_place_by_a_rename_is_followed_but_not_an_older_one() {
+    let Some(m) = with_key("mine") else { return };
+    let (f, at) = (m.at("f"), m.config().join("keyring.db"));
+    fs::write(&f, vec![3; 10_000]).unwrap();
+    let older = m.beside("older");
+    fs::copy(&at, &older).unwrap();
+    // A copy is changed, and takes the keyring's place: what the mount has open never changes again.
+    fs::copy(&at, m.config().join("kept")).unwrap();
+    set_state(&m, "mine", false);
+    let disabled = m.beside("disabled");
+    fs::rename(&at, &disabled).unwrap();
+    fs::rename(m.config().join("kept"), &at).unwrap();
+    set_state(&m, "mine", false);
+    assert!(eventually(|| File::open(&f).is_err()));
+    assert_eq!(errno(File::open(&f)), libc::EKEYREVOKED);
+    set_state(&m, "mine", true);
+    assert!(eventually(|| fs::read(&f).is_ok()));
+    fs::rename(&older, &at).unwrap();
+    assert!(eventually(|| File::open(&f).is_err()), "an older one is none: after the grace");
+    assert_eq!(errno(File::open(&f)), libc::ENOKEY);
+}
+
+#[test]
 fn a_keyring_that_is_gone_is_borne_for_the_grace_and_then_cuts_off_until_it_is_back() {
     let Some(m) = with_key("mine") else { return };
     let f = m.at("f");
