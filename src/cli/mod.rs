@@ -27,6 +27,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
+use crate::keys::provider::note_given_descriptors;
 use crate::ops::OpError;
 use args::{Cli, Cmd};
 use options::Helper;
@@ -36,6 +37,7 @@ use place::Place;
 /// the helper of mount(8).
 pub fn main(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
     let argv: Vec<OsString> = argv.into_iter().collect();
+    note_given_descriptors();
     logging::start();
     let name = argv.first().and_then(|a| Path::new(a).file_name()?.to_str());
     let result = match name {

@@ -179,8 +179,8 @@ impl Keyring {
     /// # Errors
     /// Those of opening and verifying it; what was open stays so then.
     pub fn open_again(&self) -> Result<(), KeyError> {
-        let db = db::open(&self.path)?;
-        let mut new = Inner { db, data_version: -1, snapshot: Snapshot::default(), unwrapped: HashMap::new() };
+        let (db, file) = open_db(&self.path)?;
+        let mut new = Inner { db, file, data_version: -1, snapshot: Snapshot::default(), unwrapped: HashMap::new() };
         new.refresh(&self.rows())?;
         let mut inner = self.inner.lock();
         if new.snapshot.generation < inner.snapshot.generation {
