@@ -4,7 +4,6 @@
 //! keyring: the kernel may hold pages until a request is answered, so no event thread may wait for it.
 
 use std::collections::{HashSet, VecDeque};
-use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
@@ -96,24 +95,18 @@ impl CutOff {
 }
 
 /// What the watcher knows of the keyring.
+#[derive(Default)]
 struct Watch {
-    /// The file that is open, by device and number: another at its path is not seen through it.
-    file: Option<(u64, u64)>,
     generation: Option<u64>,
     /// Master keys of the bucket that were not usable then.
     unusable: HashSet<KeyId>,
     lost_since: Option<Instant>,
 }
 
-fn file_of(keys: &Keyring) -> Option<(u64, u64)> {
-    std::fs::metadata(keys.path()).ok().map(|m| (m.dev(), m.ino()))
-}
-
 impl Bucket {
     pub(super) fn start_cut_off(self: &Arc<Self>) -> std::io::Result<()> {
         let Some(keys) = self.keys.clone() else { return Ok(()) };
-        // Before anybody can put another file there.
-        let watch = Watch { file: file_of(&keys), generation: None, unusable: HashSet::new(), lost_since: None };
+        let watch = Watch::default();
         let me = self.clone();
         let run = move || me.run_cut_off(&keys, watch);
         *self.cutoff.thread.lock() = Some(std::thread::Builder::new().name("ssefs-cutoff".into()).spawn(run)?);
@@ -172,19 +165,8 @@ impl Bucket {
         }
     }
 
-    /// The generation of the keyring that lies at its path, which is opened if it is another file than before.
-    fn keyring_generation(keys: &Keyring, watch: &mut Watch) -> Result<u64, KeyError> {
-        let file = file_of(keys).ok_or_else(|| KeyError::KeyringMissing(keys.path().to_owned()))?;
-        if watch.file != Some(file) {
-            keys.open_again()?;
-            watch.file = Some(file);
-            watch.generation = None;
-        }
-        keys.generation()
-    }
-
     fn look_at_keys(self: &Arc<Self>, keys: &Keyring, watch: &mut Watch) {
-        let generation = match Self::keyring_generation(keys, watch) {
+        let generation = match keys.generation() {
             Ok(g) => g,
             Err(e) => {
                 let since = *watch.lost_since.get_or_insert_with(|| {
@@ -247,21 +229,17 @@ impl Bucket {
     /// The key may not be used any more.
     pub(super) fn key_stands(&self, key: &KeyId) -> Result<(), BucketError> {
         self.keyring_stands()?;
-        if self.cutoff.cutting_there.lock().contains(key)
-            && let Standing::Revoked(e) | Standing::Unknown(_, e) = self.keys()?.check(key, Duration::MAX)
-        {
-            return Err(e.into());
+        let here = self.cutoff.cutting.lock().contains(key);
+        if !here && !self.cutoff.cutting_there.lock().contains(key) {
+            return Ok(());
         }
-        if self.cutoff.cutting.lock().contains(key) {
-            let info = self.keys()?.describe(key)?;
-            let name = info.alias.map_or(key.0.clone(), |alias| format!("{alias} ({key})"));
-            return Err(match info.state {
-                KeyState::PendingDeletion => KeyError::PendingDeletion(name),
-                _ => KeyError::Disabled(name),
-            }
-            .into());
+        // The last word is asked for, and nobody is waited for.
+        match self.keys()?.check(key, Duration::MAX) {
+            Standing::Revoked(e) | Standing::Unknown(_, e) => Err(e.into()),
+            // Enabled again while it is being cut off: that comes to its end first.
+            Standing::Usable if here => Err(KeyError::Disabled(key.0.clone()).into()),
+            Standing::Usable => Ok(()),
         }
-        Ok(())
     }
 
     fn carry_out(self: &Arc<Self>, what: &What) -> Result<(), BucketError> {

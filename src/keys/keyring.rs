@@ -173,23 +173,6 @@ impl Keyring {
         self.read(|inner| Ok(inner.snapshot.generation))
     }
 
-    /// Opens anew what lies at the keyring's path: another file may have been put there by a rename, which an open one does
-    /// not see. It must belong to the same root key, and be no older than what was seen last.
-    ///
-    /// # Errors
-    /// Those of opening and verifying it; what was open stays so then.
-    pub fn open_again(&self) -> Result<(), KeyError> {
-        let (db, file) = open_db(&self.path)?;
-        let mut new = Inner { db, file, data_version: -1, snapshot: Snapshot::default(), unwrapped: HashMap::new() };
-        new.refresh(&self.rows())?;
-        let mut inner = self.inner.lock();
-        if new.snapshot.generation < inner.snapshot.generation {
-            return Err(KeyError::RowsAltered { path: self.path.clone() });
-        }
-        *inner = new;
-        Ok(())
-    }
-
     /// Runs `f` on the newest verified snapshot.
     pub(super) fn read<T>(&self, f: impl FnOnce(&mut Inner) -> Result<T, KeyError>) -> Result<T, KeyError> {
         let mut inner = self.inner.lock();
