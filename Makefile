@@ -16,12 +16,13 @@ NEEDS_BENCH = fio:fio
 # Programs from crates.io that the tests use, each with its version, in a place of our own.
 TOOLS = $(CURDIR)/target/tools
 
-.PHONY: help build demo demo-clean tools test bench scale lint soak man install
+.PHONY: help build demo demo-clean tools test bench scale rewrap lint soak man install
 help:
 	@echo 'make demo    build, make a bucket with rule AES256, mount it, say what to type next'
 	@echo 'make test    the whole test suite'
 	@echo 'make bench   the micro-benchmarks'
 	@echo 'make scale   how ssefs grows: figures and a plot in docs, up to a million files'
+	@echo 'make rewrap  rewrapping the keys of a million objects, timed'
 	@echo 'make lint    clippy and rustfmt, warnings are errors'
 	@echo 'make soak    the crash rounds, fsx and random operations, with new seeds, SOAK_ROUNDS times (default 10)'
 	@echo 'make install ssefs, its mount helpers and manuals under PREFIX (default /usr/local)'
@@ -58,6 +59,11 @@ bench:
 scale:
 	@packaging/need $(NEEDS_BUILD) $(NEEDS_MOUNT)
 	$(CARGO) bench --locked --bench scale
+
+# Rewrapping a bucket with a million objects, coverage of it, and renewing its KEKs; SSEFS_REWRAP_OBJECTS says another number.
+rewrap:
+	@packaging/need $(NEEDS_BUILD)
+	$(CARGO) bench --locked --bench rewrap
 
 lint:
 	$(CARGO) clippy --release --all-targets --locked -- -D warnings

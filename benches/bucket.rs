@@ -24,7 +24,13 @@ impl Place {
         let id = keys.open_store(&store, true).unwrap();
         let name = "bench".parse().unwrap();
         let rule = Some("AES256".parse().unwrap());
-        let o = CreateOptions { dialect: Dialect::Native, rule, owner_uid: 0, chunk_bytes: 16384 };
+        let o = CreateOptions {
+            dialect: Dialect::Native,
+            rule,
+            owner_uid: 0,
+            chunk_bytes: 16384,
+            require_encryption: false,
+        };
         Bucket::create(&store, id, &name, &keys, &o).unwrap();
         let bucket = Bucket::open(&store, id, &name, &keys, &OpenOptions::default()).unwrap();
         Place { _dir: dir, bucket, names: AtomicU64::new(0) }

@@ -33,6 +33,7 @@ impl Place {
             rule: rule.map(|r| r.parse().unwrap()),
             owner_uid: 0,
             chunk_bytes,
+            require_encryption: false,
         };
         Bucket::create(&self.store(), id, &name.parse::<BucketName>().unwrap(), &self.keys, &o).unwrap();
     }

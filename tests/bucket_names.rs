@@ -20,7 +20,13 @@ impl Place {
         let (keys, _) = Keyring::open_or_create(&config, RootSource::in_config(&config)).unwrap();
         let place = Place { dir, keys: Arc::new(keys) };
         let id = place.keys.open_store(&place.store(), true).unwrap();
-        let o = CreateOptions { dialect: Dialect::Native, rule: None, owner_uid: 0, chunk_bytes: 16384 };
+        let o = CreateOptions {
+            dialect: Dialect::Native,
+            rule: None,
+            owner_uid: 0,
+            chunk_bytes: 16384,
+            require_encryption: false,
+        };
         Bucket::create(&place.store(), id, &Place::name(), &place.keys, &o).unwrap();
         place
     }

@@ -46,6 +46,7 @@ impl Harmed {
             rule: (rule != "none").then(|| rule.parse().unwrap()),
             owner_uid: 0,
             chunk_bytes: 16384,
+            require_encryption: false,
         };
         Bucket::create(&store, id, &name, &keys, &o).unwrap();
         let mut h = Harmed { dir, keys, id, name, small: 0, large: 0, sub: 0, link: 0 };

@@ -23,7 +23,13 @@ impl Place {
         let place = Place { dir, keys: Arc::new(keys) };
         let id = place.keys.open_store(&place.store(), true).unwrap();
         let rule = rule.map(|r| r.parse().unwrap());
-        let o = CreateOptions { dialect: Dialect::Native, rule, owner_uid: 0, chunk_bytes: 16384 };
+        let o = CreateOptions {
+            dialect: Dialect::Native,
+            rule,
+            owner_uid: 0,
+            chunk_bytes: 16384,
+            require_encryption: false,
+        };
         Bucket::create(&place.store(), id, &"b".parse().unwrap(), &place.keys, &o).unwrap();
         place
     }

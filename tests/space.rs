@@ -33,6 +33,7 @@ impl Place {
             rule: if rule.is_empty() { None } else { Some(rule.parse().unwrap()) },
             owner_uid: 0,
             chunk_bytes: 16384,
+            require_encryption: false,
         };
         Bucket::create(&place.store(), id, &Self::name(), &place.keys, &o).unwrap();
         place

@@ -308,6 +308,7 @@ impl Bucket {
                 tx.give_back_pages(PAGES_AT_ONCE)?;
             }
             tx.commit()?;
+            self.erasing.scrub(&tx)?;
             if shrink {
                 tx.truncate_wal()?;
             }
@@ -394,6 +395,7 @@ impl Bucket {
                             customer: seal.customer,
                             origin: seal.origin.clone(),
                             chunk_bytes: seal.chunk_bytes,
+                            made: seal.made,
                             height: top.height,
                             map: top.body,
                             tag,

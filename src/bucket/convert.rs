@@ -8,10 +8,10 @@ use parking_lot::Mutex;
 
 use super::inode::{Content, Inode};
 use super::leaf::{Entry, LEAF_BYTES};
-use super::put::{CatalogNodes, Seal, map_error};
+use super::put::{CatalogNodes, Resolved, Seal, map_error};
 use super::write::Jobs;
 use super::{Bucket, BucketError, now_ns};
-use crate::rule::Effective;
+use crate::rule::{Effective, Origin};
 use crate::seal::{SealJob, SealPiece};
 use crate::types::{FRAME_OVERHEAD, Location, Sequence};
 
@@ -21,14 +21,28 @@ const STEP_BYTES: u64 = 256 << 10;
 impl Bucket {
     /// Convert to what is in force. The caller holds `io` exclusively and no other lock.
     pub(super) fn convert_locked(self: &Bucket, inode: &Arc<Inode>, to: &Effective) -> Result<Arc<Seal>, BucketError> {
+        let resolved = self.resolve_asked(&to.asked)?;
+        let seal = self.convert_as(inode, resolved, &to.origin, &mut |_| true)?;
+        log::info!("object {}: converted to {}", inode.ino, to.asked);
+        Ok(seal)
+    }
+
+    /// Convert to this method and key, with a data key of its own; so also what is under them already. `go_on` is told the bytes
+    /// done, and may end it: then nothing has changed. The caller holds `io` exclusively and no other lock.
+    pub(super) fn convert_as(
+        &self,
+        inode: &Arc<Inode>,
+        resolved: Resolved,
+        origin: &Origin,
+        go_on: &mut dyn FnMut(u64) -> bool,
+    ) -> Result<Arc<Seal>, BucketError> {
         let me = self.me.upgrade().ok_or(BucketError::Failed("the bucket is closing".into()))?;
         let generation = self.rule_generation.load(Ordering::Acquire);
         let _sealing = self.sealing.read();
-        let resolved = self.resolve_asked(&to.asked)?;
         let size = inode.state.lock().row.size;
         let sealed = inode.state.lock().row.sealed;
         self.space.admit(sealed + (sealed >> 6) + (1 << 20), self.log.unwritten_bytes())?;
-        let seal = Arc::new(self.new_seal(inode, resolved, &to.origin)?);
+        let seal = Arc::new(self.new_seal(inode, resolved, origin)?);
         // What is dirty goes into the log under the old seal first: then the map alone says what there is.
         let mut jobs = Jobs::new(&me);
         self.flush_inode(inode, &mut jobs);
@@ -58,6 +72,9 @@ impl Bucket {
                 }
                 let data = self.read_locked(inode, start, (end - start) as usize)?;
                 new_sealed += self.seal_into(&mut shadow, &seal, inode.ino, start, data)?.0;
+                if !go_on(end - start) || self.closing.load(Ordering::Acquire) {
+                    return Err(BucketError::Stopped);
+                }
                 start = end;
             }
             at = to;
@@ -79,7 +96,6 @@ impl Bucket {
             Ok(())
         })?;
         drop(hold);
-        log::info!("object {}: converted to {}", inode.ino, to.asked);
         Ok(seal)
     }
 

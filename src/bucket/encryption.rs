@@ -24,6 +24,8 @@ pub struct ObjectState {
     pub key_id: String,
     /// The master key version now wrapping; 0 for plain content.
     pub key_version: u32,
+    /// The KEK that wraps the data key; 0 where none does.
+    pub kek: u64,
     pub origin: String,
 }
 
@@ -39,6 +41,7 @@ pub struct BucketInfo {
     pub customer_key_directories: Vec<String>,
     pub owner_uid: u32,
     pub grants: Vec<u32>,
+    pub require_encryption: bool,
     pub chunk_bytes: u32,
     pub created: i64,
     pub objects: u64,
@@ -47,6 +50,8 @@ pub struct BucketInfo {
     pub segments: u64,
     pub commit_number: u64,
     pub key_service_calls: u64,
+    /// Work that was stopped and is to be gone on with: `convert`, `renew`, `erase`.
+    pub unfinished: Vec<String>,
     /// Calls to external key services, by key there.
     pub external_calls: BTreeMap<String, Calls>,
 }
@@ -62,6 +67,8 @@ pub struct ObjectInfo {
     pub cipher: Option<String>,
     pub key: Option<String>,
     pub key_version: Option<u32>,
+    /// The KEK that wraps its data key.
+    pub kek: Option<u64>,
     pub origin: Option<String>,
     pub seal_id: Option<String>,
     pub request: Option<String>,
@@ -114,7 +121,7 @@ impl Bucket {
     }
 
     /// The rule as it is stored, its key by id. A key that does not exist is found out now, not at the first write.
-    fn check_rule(&self, uid: u32, rule: Rule, place: Place) -> Result<Rule, BucketError> {
+    pub(super) fn check_rule(&self, uid: u32, rule: Rule, place: Place) -> Result<Rule, BucketError> {
         self.dialect().check_rule(&rule, place)?;
         self.may_name_key(uid, &rule)?;
         self.rule_by_id(rule)
@@ -129,6 +136,7 @@ impl Bucket {
         let rule = rule.map(|r| self.check_rule(uid, r, Place::Bucket)).transpose()?;
         {
             let _permit = self.gate.names();
+            self.keep_encryption(None, rule.as_ref())?;
             self.change_settings(|s| s.rule = rule);
         }
         self.commit()
@@ -148,6 +156,7 @@ impl Bucket {
         let rule = rule.map(|r| self.check_rule(uid, r, Place::Directory)).transpose()?;
         {
             let _permit = self.gate.names();
+            self.keep_encryption(Some(dir), rule.as_ref())?;
             let text = rule.as_ref().map(|r| r.to_string());
             self.catalog().lock().set_dir_rule(dir, text.as_deref())?;
             self.change_settings(|s| match rule {
@@ -336,7 +345,7 @@ impl Bucket {
         let has_kek = !resolved.key.0.is_empty();
         let key_version = self.keks.lock().iter().find(|k| k.id == kek && has_kek).map_or(0, |k| k.key_version);
         let (method, cipher, key_id) = (resolved.method, resolved.cipher, resolved.key.0);
-        Ok(Some((ObjectState { method, cipher, key_id, key_version, origin }, id)))
+        Ok(Some((ObjectState { method, cipher, key_id, key_version, kek, origin }, id)))
     }
 
     pub fn info(&self) -> BucketInfo {
@@ -348,10 +357,15 @@ impl Bucket {
             .iter()
             .map(|(ino, r)| (self.path_of(*ino).map(|p| p.display().to_string()).unwrap_or_default(), r.to_string()))
             .collect();
+        let mut unfinished: Vec<String> = s.jobs.values().map(|j| j.kind.clone()).collect();
+        if self.erase_is_unfinished().unwrap_or(false) {
+            unfinished.push("erase".into());
+        }
         let shown = |ino: &u64| self.path_of(*ino).map(|p| p.display().to_string()).unwrap_or_default();
         let mut customer_key_directories: Vec<String> = s.dir_customers.keys().map(shown).collect();
         customer_key_directories.sort();
         BucketInfo {
+            unfinished,
             name: s.name.to_string(),
             id: s.id.to_string(),
             dialect: s.dialect,
@@ -360,6 +374,7 @@ impl Bucket {
             customer_key_directories,
             owner_uid: s.owner,
             grants: s.grants.iter().copied().collect(),
+            require_encryption: s.require_encryption,
             chunk_bytes: s.chunk_bytes,
             created: s.created,
             objects,
@@ -375,17 +390,28 @@ impl Bucket {
     pub fn object_show(&self, uid: u32, path: &Path) -> Result<ObjectInfo, BucketError> {
         let ino = self.walk(path)?;
         let row = self.attr(ino)?;
-        let (state, seal_id) = self.sealed_how(&*self.inode(ino)?)?.unzip();
+        let (state, seal_id, erased) = match self.sealed_how(&*self.inode(ino)?) {
+            Ok(found) => {
+                let (state, id) = found.unzip();
+                (state, id, None)
+            }
+            Err(BucketError::Erased(origin)) => {
+                (None, self.catalog().lock().seal(ino)?.map(|s| s.seal_id), Some(origin))
+            }
+            Err(e) => return Err(e),
+        };
+        let keyed = |s: &&ObjectState| !s.key_id.is_empty();
         Ok(ObjectInfo {
             path: path.display().to_string(),
             object: ino,
             bytes: row.size,
             sealed_bytes: row.sealed,
-            method: state.as_ref().map(|s| s.method.to_string()),
+            method: state.as_ref().map(|s| s.method.to_string()).or(erased.as_ref().map(|_| "erased".into())),
             cipher: state.as_ref().map(|s| s.cipher.to_string()),
-            key: state.as_ref().filter(|s| !s.key_id.is_empty()).map(|s| s.key_id.clone()),
-            key_version: state.as_ref().filter(|s| !s.key_id.is_empty()).map(|s| s.key_version),
-            origin: state.map(|s| s.origin),
+            key: state.as_ref().filter(keyed).map(|s| s.key_id.clone()),
+            key_version: state.as_ref().filter(keyed).map(|s| s.key_version),
+            kek: state.as_ref().filter(keyed).map(|s| s.kek),
+            origin: state.map(|s| s.origin).or(erased),
             seal_id: seal_id.map(|id| id.to_string()),
             request: self.request(ino)?.map(|r| r.to_string()),
             effective: self.effective(uid, ino)?.to_string(),

@@ -45,6 +45,12 @@ pub enum BucketError {
     /// AccessDenied: the caller may not do this.
     #[error("AccessDenied: {0}")]
     Denied(String),
+    /// Its keys were destroyed: nothing brings the content back.
+    #[error("KMS.KMSInvalidStateException: the object was {0}: its keys are destroyed")]
+    Erased(String),
+    /// What a cancelled operation ends with.
+    #[error("stopped before it was done")]
+    Stopped,
     #[error("the bucket is open for reading only")]
     ReadOnly,
     #[error("no space left in the store: delete something, deleting still works")]

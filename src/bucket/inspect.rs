@@ -95,6 +95,8 @@ impl Inspection<'_> {
                 seen(Seen::BadSeal(e.to_string()));
                 None
             }
+            // Its row says so, verified; there is nothing below.
+            Err(BucketError::Erased(_)) => return Ok(()),
             Err(BucketError::Key(_) | BucketError::Customer(_)) => {
                 seen(Seen::Locked);
                 None

@@ -24,6 +24,8 @@ pub struct RewrapReport {
     pub rewrapped: u64,
     /// Newest version of the last key rewrapped.
     pub key_version: u32,
+    /// Keys that could not be used, and why; their KEKs stay as they are.
+    pub left: Vec<String>,
 }
 
 pub fn now_s() -> i64 {
@@ -87,7 +89,10 @@ impl Bucket {
         }
         let flight = self.flights.of(Flight::Make(key.0.clone()));
         let _making = flight.lock();
-        let made = self.keks.lock().iter().rev().find(|r| usable(r)).map(|r| KekId(r.id));
+        let made = self.keks.lock().iter_mut().rev().find(|r| usable(r)).map(|r| {
+            r.uses += 1;
+            KekId(r.id)
+        });
         if let Some(id) = made {
             return Ok((id, self.kek(id)?));
         }
@@ -123,25 +128,46 @@ impl Bucket {
 
     /// Wrap every KEK under the newest version of its master key (SEMANTICS 20). Data is not touched; what is done stays done.
     pub fn rewrap(&self) -> Result<RewrapReport, BucketError> {
+        self.health()?;
         let _no_kek_goes = self.sealing.read();
-        let mut report = RewrapReport { keks: 0, rewrapped: 0, key_version: 0 };
+        let mut report = RewrapReport { keks: 0, rewrapped: 0, key_version: 0, left: Vec::new() };
         let rows = self.keks.lock().clone();
         for row in rows {
             report.keks += 1;
             let key = KeyId(row.key_id.clone());
-            let newest = self.keys()?.newest_version(&key)?;
-            report.key_version = newest;
-            // An external service may wrap by a newer key of its own, without telling: ask it for a new secret.
-            if newest == row.key_version && !self.keys()?.is_external(&key)? {
-                continue;
-            }
-            let new = self.keys()?.rewrap_kek(&key, row.key_version, &self.id, KekId(row.id), &row.wrapped)?;
-            let row = KekRow { key_version: new.version, wrapped: new.wrapped, ..row };
+            let keys = self.keys()?;
+            let new = keys.newest_version(&key).and_then(|newest| {
+                // An external service may wrap by a newer key of its own, without telling: ask it for a new secret.
+                if newest == row.key_version && !keys.is_external(&key)? {
+                    return Ok((newest, None));
+                }
+                let new = keys.rewrap_kek(&key, row.key_version, &self.id, KekId(row.id), &row.wrapped)?;
+                Ok((newest, Some(new)))
+            });
+            let new = match new {
+                Ok((newest, new)) => {
+                    report.key_version = newest;
+                    new
+                }
+                // One key that is not to be had leaves the others to be rewrapped.
+                Err(e) => {
+                    let why = format!("KEK {} under key {}: {e}", row.id, row.key_id);
+                    log::warn!("bucket {}: {why}", self.name);
+                    report.left.push(why);
+                    continue;
+                }
+            };
+            let Some(new) = new else { continue };
             let permit = self.gate.names();
-            self.catalog().lock().put_kek(&row)?;
-            if let Some(r) = self.keks.lock().iter_mut().find(|r| r.id == row.id) {
-                r.key_version = row.key_version;
-                r.wrapped = row.wrapped;
+            {
+                // Only these two: how often it was used has gone on.
+                let mut keks = self.keks.lock();
+                let Some(r) = keks.iter_mut().find(|r| r.id == row.id) else { continue };
+                r.key_version = new.version;
+                r.wrapped = new.wrapped;
+                let changed = r.clone();
+                drop(keks);
+                self.catalog().lock().put_kek(&changed)?;
             }
             self.lists_changed();
             drop(permit);

@@ -137,6 +137,11 @@ impl Bucket {
                 found.rules.push(format!("directory {}", self.path_of(*dir)?.display()));
             }
         }
+        for job in settings.jobs.values().filter(|j| !j.rule.is_empty()) {
+            if self.names(&job.rule.parse()?, key)? {
+                found.rules.push(format!("job {}", job.kind));
+            }
+        }
         found.rules.sort();
         Ok(found)
     }

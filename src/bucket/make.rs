@@ -1,7 +1,7 @@
 //! Buckets as folders of a store: making one, listing them, deleting one. What a crash leaves in between is taken up by the
 //! next try, and no bucket is ever there without its key or half made.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{self, DirBuilder, File};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -27,6 +27,8 @@ pub struct CreateOptions {
     pub owner_uid: u32,
     /// A power of two, 4096 to 262144.
     pub chunk_bytes: u32,
+    /// Refuse plain objects.
+    pub require_encryption: bool,
 }
 
 fn make_dir(path: &Path) -> Result<(), BucketError> {
@@ -99,6 +101,9 @@ impl Bucket {
                 rule,
                 grants: BTreeSet::new(),
                 dir_rules: HashMap::new(),
+                require_encryption: o.require_encryption,
+                erased: false,
+                jobs: BTreeMap::new(),
                 dir_customers: HashMap::new(),
             };
             let counters = Counters { commit: 1, next_ino: ROOT + 1, next_node: 1, next_segment: 1, next_kek: 1 };

@@ -5,9 +5,11 @@ mod close;
 mod commit;
 mod compact;
 mod convert;
+mod coverage;
 mod customer;
 mod cutoff;
 mod encryption;
+mod erase;
 mod error;
 mod external;
 mod gate;
@@ -15,6 +17,7 @@ mod inode;
 mod inspect;
 mod inspect_data;
 mod intent;
+mod job;
 mod kek;
 mod key_use;
 mod leaf;
@@ -31,7 +34,10 @@ mod read;
 mod reap;
 mod reclaim;
 mod recover;
+mod redact;
+mod renew;
 mod replay;
+mod require;
 mod resize;
 mod rows;
 mod service_watch;
@@ -52,11 +58,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use parking_lot::{Condvar, Mutex, RwLock};
 
 pub use crate::catalog::{Dirent, InodeRow as Attr};
+pub use coverage::{Coverage, Listed};
 pub use customer::CustomerError;
 pub use encryption::{BucketInfo, ObjectInfo, ObjectState};
+pub use erase::Receipt;
 pub use error::{BucketError, Holder};
 pub(crate) use inspect::{Inspection, Seen};
 pub(crate) use inspect_data::{BadChunk, Watch};
+pub use job::{Ask, JobReport};
 pub use kek::RewrapReport;
 pub use key_use::KeyUse;
 pub use listing::Listing;
@@ -151,6 +160,9 @@ pub struct Bucket {
     fetched: Mutex<HashMap<KekId, Option<BucketError>>>,
     /// Held shared from taking a KEK until what it wraps is seen in an inode; exclusively to let go of a master key.
     sealing: RwLock<()>,
+    /// Held by whoever works over many objects.
+    job: Mutex<()>,
+    erasing: erase::Erasing,
     unwrapped: Mutex<HashMap<KekId, Arc<Kek>>>,
     resolved: Mutex<HashMap<Rule, Resolved>>,
     unlocked: customer::Unlocked,

@@ -115,12 +115,15 @@ impl Bucket {
             });
         }
         let files = SegmentFiles::new(dir.join("seg"));
+        super::redact::finish(&catalog, &files)?;
+        // What an erasure that was cut off left is overwritten before it is given back.
+        let burn = !catalog.lock().erases()?.is_empty();
         if replay::make_again(&catalog, &files, &log_key, name, &stored)? {
             stored = settings::load(&catalog.lock(), Some(&settings_key), name)?;
         }
         let mut counters = stored.counters;
         let rows = catalog.lock().segments()?;
-        let (segments, next_segment) = recover::segments(&files, &log_key, name, counters.commit, rows)?;
+        let (segments, next_segment) = recover::segments(&files, &log_key, name, counters.commit, rows, burn)?;
         let left = match stored.openings.last() {
             Some(last) if crashed => recover::unshown_plain(&catalog, &files, &log_key, last, &segments),
             _ => Ok(Vec::new()),
@@ -143,6 +146,10 @@ impl Bucket {
             counters.next_node = counters.next_node.max(tx.max_node()? + 1);
             counters.commit += 1;
             tx.put_opening(open_no, &open_id)?;
+            if burn {
+                // What this opening writes has no keys that are destroyed.
+                tx.bound_erases(counters.next_segment.saturating_sub(1))?;
+            }
             for (segment, position, bytes) in left {
                 tx.put_wipe(segment, position, bytes)?;
             }
@@ -256,6 +263,12 @@ impl Bucket {
         let pool = Pool::start(std::thread::available_parallelism().map_or(2, Into::into)).map_err(io(dir))?;
         let (settings, keys_away) = (Arc::new(settings), keys.is_none());
         let chain = intent::Chain::new(counters.commit, log.end());
+        let unfinished = !catalog.lock().erases()?.is_empty();
+        if unfinished {
+            log::warn!(
+                "bucket {name}: an erasure was cut off: keys are destroyed, and copies of them may still be in the log; go on with: ssefs object erase --resume {name}:"
+            );
+        }
         Ok(Arc::new_cyclic(|me| Bucket {
             name: name.clone(),
             id,
@@ -282,6 +295,8 @@ impl Bucket {
             external_keys: Default::default(),
             fetched: Mutex::default(),
             sealing: RwLock::new(()),
+            job: Mutex::new(()),
+            erasing: super::erase::Erasing::new(unfinished),
             unwrapped: Mutex::new(HashMap::new()),
             resolved: Mutex::new(HashMap::new()),
             unlocked: super::customer::Unlocked::default(),

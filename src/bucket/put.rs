@@ -18,6 +18,8 @@ use crate::keys::KeyService;
 use crate::rule::{Asked, Cipher, Customer, Effective, Method, Origin, Request, Rule, resolve};
 use crate::types::{KekId, KeyId, OpenId, SealId};
 
+/// The method of an object whose keys were destroyed; no PUT has it.
+pub const METHOD_ERASED: u8 = 4;
 /// Chunk ciphers kept for one object.
 const CIPHERS_KEPT: usize = 4;
 
@@ -38,6 +40,8 @@ pub struct Seal {
     pub wrapped: Vec<u8>,
     pub origin: String,
     pub chunk_bytes: u32,
+    /// The commit that was next when the PUT was made: work over many objects knows by it what is done.
+    pub made: u64,
     /// Of an SSE-C object: what tells its customer key.
     pub customer: Option<Customer>,
     pub map_key: MapKey,
@@ -69,6 +73,19 @@ pub(super) fn method_of(code: u8) -> Option<Method> {
 
 fn cipher_of(code: u8) -> Option<Cipher> {
     [Cipher::Plain, Cipher::Aes256Gcm, Cipher::Sm4Gcm].into_iter().find(|c| cipher_code(*c) == code)
+}
+
+/// A method as people see it, also one that no PUT has.
+pub fn method_name(code: u8) -> String {
+    match method_of(code) {
+        Some(m) => m.to_string(),
+        None if code == METHOD_ERASED => "erased".into(),
+        None => format!("unknown {code}"),
+    }
+}
+
+pub fn cipher_name(code: u8) -> String {
+    cipher_of(code).map_or_else(|| format!("unknown {code}"), |c| c.to_string())
 }
 
 /// Bytes of the data key of what a method may be sealed with; None for what does not go together (SEMANTICS 51).
@@ -128,6 +145,7 @@ impl Seal {
             wrapped,
             origin: self.origin.clone(),
             chunk_bytes: self.chunk_bytes,
+            made: self.made,
             customer: Some(customer),
             map_key: map_key(self.resolved.cipher, &data_key, &self.id),
             data_key: Some(data_key),
@@ -149,7 +167,8 @@ impl Seal {
 pub fn place_tag(key: &crate::crypto::secret::MacKey, row: &SealRow, size: u64, request: Option<&Request>) -> [u8; 32] {
     let mut m = Mac::new(key);
     m.update(b"place").update(&row.ino.to_le_bytes()).update(&row.seal_id.0).update(&[row.method, row.cipher]);
-    m.update(&size.to_le_bytes()).update(&row.kek.to_le_bytes()).field(row.key_id.as_bytes()).field(&row.wrapped);
+    m.update(&size.to_le_bytes()).update(&row.kek.to_le_bytes());
+    m.update(&row.made.to_le_bytes()).field(row.key_id.as_bytes()).field(&row.wrapped);
     m.field(row.origin.as_bytes()).update(&row.tag);
     m.field(request.map(Request::stored).unwrap_or_default().as_bytes());
     if let Some(c) = &row.customer {
@@ -261,9 +280,13 @@ impl Bucket {
         let mut id = [0u8; 16];
         fill_random(&mut id)?;
         let id = SealId(id);
+        let made = self.counters.lock().commit + 1;
         let mut customer = None;
         let (kek, wrapped, data_key, map_key) = match resolved.method {
-            Method::None => (KekId(0), Vec::new(), None, derive::plain_map_key(&self.key, &id)),
+            Method::None => {
+                self.refuse_plain()?;
+                (KekId(0), Vec::new(), None, derive::plain_map_key(&self.key, &id))
+            }
             Method::SseC => {
                 let given = inode.state.lock().customer.clone();
                 let given = given.ok_or_else(|| self.no_customer_key(inode.ino))?;
@@ -291,6 +314,7 @@ impl Bucket {
             wrapped,
             origin: origin.to_string(),
             chunk_bytes: self.settings().chunk_bytes,
+            made,
             customer,
             map_key,
             data_key,
@@ -298,7 +322,28 @@ impl Bucket {
         })
     }
 
-    /// Verify what of a seal row can be verified without the object's keys: whose content it is, and how it is sealed.
+    /// The same PUT (not of SSE-C) with its data key under the KEK that new objects get.
+    pub(super) fn wrap_anew(&self, old: &Seal) -> Result<Seal, BucketError> {
+        let ctx = data_ctx(&old.id, &old.resolved);
+        let key = wrap::unwrap_data_key(&*self.kek(old.kek)?, &ctx, &old.wrapped)?;
+        let (kek_id, kek) = self.current_kek(&old.resolved.key)?;
+        Ok(Seal {
+            id: old.id,
+            resolved: old.resolved.clone(),
+            kek: kek_id,
+            wrapped: wrap::wrap_data_key(&kek, &ctx, &key)?,
+            origin: old.origin.clone(),
+            chunk_bytes: old.chunk_bytes,
+            made: old.made,
+            customer: None,
+            map_key: map_key(old.resolved.cipher, &key, &old.id),
+            data_key: Some(key),
+            ciphers: Mutex::new(Vec::new()),
+        })
+    }
+
+    /// Verify what of a seal row can be verified without the object's keys: whose content it is, and how it is sealed. `Erased` for
+    /// one whose keys were destroyed.
     pub(super) fn verify_place(
         &self,
         row: &SealRow,
@@ -312,6 +357,9 @@ impl Bucket {
         let expect = place_tag(&self.place_key, row, size, request);
         if !mac::verify(&self.place_key, &[&expect], &mac::tag(&self.place_key, &[&row.place_tag])) {
             return Err(damaged("its size, method, key or place was altered"));
+        }
+        if row.method == METHOD_ERASED {
+            return Err(BucketError::Erased(row.origin.clone()));
         }
         let (Some(method), Some(cipher)) = (method_of(row.method), cipher_of(row.cipher)) else {
             return Err(damaged("its method is unknown"));
@@ -368,6 +416,7 @@ impl Bucket {
             wrapped: row.wrapped.clone(),
             origin: row.origin.clone(),
             chunk_bytes: row.chunk_bytes,
+            made: row.made,
             customer: row.customer,
             map_key,
             data_key,

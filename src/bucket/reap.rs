@@ -88,7 +88,7 @@ impl Bucket {
                 };
                 let whole = match freed {
                     Ok(whole) => whole,
-                    Err(e @ BucketError::Damaged { .. }) => {
+                    Err(e @ (BucketError::Damaged { .. } | BucketError::Erased(_))) => {
                         log::warn!(
                             "object {}: deleted although {e}; its space in the log is not given back",
                             inode.ino

@@ -211,6 +211,9 @@ impl Bucket {
             for id in &empty {
                 self.segments.lock().remove(id);
                 self.catalog().lock().delete_segment(*id)?;
+                if self.erasing.is_on() {
+                    self.log.files().wipe(*id, 0, self.log.files().len(*id)?)?;
+                }
                 self.log.files().remove(*id)?;
                 dead.remove(id);
                 runs.remove(id);

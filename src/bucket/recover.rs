@@ -37,6 +37,7 @@ pub fn segments(
     name: &BucketName,
     commit: u64,
     rows: Vec<SegmentRow>,
+    burn: bool,
 ) -> Result<(BTreeMap<u32, SegmentRow>, u32), BucketError> {
     let found: BTreeMap<u32, u64> = files.list()?.into_iter().collect();
     let mut rows: BTreeMap<u32, SegmentRow> = rows.into_iter().map(|r| (r.id, r)).collect();
@@ -97,6 +98,10 @@ pub fn segments(
         }
     }
     for (id, keep) in unknown {
+        if burn {
+            let (from, len) = (keep.unwrap_or(0), files.len(id)?);
+            files.wipe(id, from, len.saturating_sub(from))?;
+        }
         match keep {
             Some(bytes) => files.truncate(id, bytes)?,
             None => files.remove(id)?,
@@ -270,7 +275,7 @@ mod tests {
             let keys = Arc::new(Keyring::open_or_create(&config, RootSource::in_config(&config)).unwrap().0);
             let id: StoreId = keys.open_store(&store, true).unwrap();
             let dialect = crate::rule::Dialect::Native;
-            let o = CreateOptions { dialect, rule: None, owner_uid: 0, chunk_bytes: 16384 };
+            let o = CreateOptions { dialect, rule: None, owner_uid: 0, chunk_bytes: 16384, require_encryption: false };
             Bucket::create(&store, id, &name, &keys, &o).unwrap();
             let o = OpenOptions { commit_interval: Duration::from_secs(3600), ..OpenOptions::default() };
             let bucket = Bucket::open(&store, id, &name, &keys, &o).unwrap();

@@ -107,7 +107,7 @@ impl Bucket {
             // Content that cannot be verified any more may still be thrown away; its space is left to `ssefs check`.
             let old = match self.content(st) {
                 Ok(c) => std::mem::take(c),
-                Err(e @ BucketError::Damaged { .. }) => {
+                Err(e @ (BucketError::Damaged { .. } | BucketError::Erased(_))) => {
                     log::warn!("object {}: emptied although {e}; its space in the log is not given back", st.row.ino);
                     st.content = Some(Box::default());
                     Content::default()

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::str::FromStr;
 
 use super::BucketError;
-use crate::catalog::{KekRow, Tx};
+use crate::catalog::{JobRow, KekRow, Tx};
 use crate::crypto::mac::Mac;
 use crate::crypto::secret::MacKey;
 use crate::rule::{Dialect, DirRequests, Rule};
@@ -26,6 +26,12 @@ pub struct Settings {
     pub rule: Option<Rule>,
     pub grants: BTreeSet<u32>,
     pub dir_rules: HashMap<u64, Rule>,
+    /// Plain objects are refused (SEMANTICS 76).
+    pub require_encryption: bool,
+    /// There are objects whose keys were destroyed, or were once.
+    pub erased: bool,
+    /// Work that is not done; how far it is, is not authenticated.
+    pub jobs: BTreeMap<u64, JobRow>,
     /// Customer keys asked for new files below directories.
     pub dir_customers: HashMap<u64, DirRequests>,
 }
@@ -61,6 +67,12 @@ fn rows(s: &Settings, c: &Counters) -> BTreeMap<&'static str, Vec<u8>> {
     if let Some(r) = &s.rule {
         m.insert("rule", r.to_string().into());
     }
+    if s.require_encryption {
+        m.insert("require_encryption", b"1".to_vec());
+    }
+    if s.erased {
+        m.insert("erased", b"1".to_vec());
+    }
     m.insert("commit", c.commit.to_string().into());
     m.insert("next_ino", c.next_ino.to_string().into());
     m.insert("next_node", c.next_node.to_string().into());
@@ -95,6 +107,11 @@ pub fn lists_tag(key: &MacKey, s: &Settings, openings: &[OpenId], keks: &[KekRow
         m.update(&k.id.to_le_bytes()).field(k.key_id.as_bytes()).update(&k.key_version.to_le_bytes()).field(&k.wrapped);
         m.update(&k.created.to_le_bytes());
     }
+    m.field(b"jobs").update(&(s.jobs.len() as u64).to_le_bytes());
+    for j in s.jobs.values() {
+        m.update(&j.id.to_le_bytes()).field(j.kind.as_bytes()).update(&j.dir.to_le_bytes()).field(j.rule.as_bytes());
+        m.update(&[u8::from(j.new_keys)]).update(&j.start.to_le_bytes());
+    }
     m.finish()
 }
 
@@ -123,8 +140,8 @@ pub fn store(
             tx.put_setting(name, value)?;
         }
     }
-    if old.contains_key("rule") && !new.contains_key("rule") {
-        tx.delete_setting("rule")?;
+    for name in old.keys().filter(|name| !new.contains_key(*name)) {
+        tx.delete_setting(name)?;
     }
     let tag = tag_of(key, new.iter().map(|(k, v)| (*k, &v[..])), lists);
     tx.put_setting("tag", &tag)?;
@@ -156,6 +173,9 @@ pub fn load(tx: &Tx, key: Option<&MacKey>, name: &BucketName) -> Result<Stored, 
             },
             grants: BTreeSet::new(),
             dir_rules: HashMap::new(),
+            require_encryption: found.contains_key("require_encryption"),
+            erased: found.contains_key("erased"),
+            jobs: BTreeMap::new(),
             dir_customers: HashMap::new(),
         })
     })()
@@ -174,6 +194,7 @@ pub fn load(tx: &Tx, key: Option<&MacKey>, name: &BucketName) -> Result<Stored, 
     for (ino, rule) in tx.dir_rules()? {
         settings.dir_rules.insert(ino, rule.parse().map_err(|_| altered("the directory rules"))?);
     }
+    settings.jobs = tx.jobs()?.into_iter().map(|j| (j.id, j)).collect();
     for (ino, requests) in tx.dir_customers()? {
         let requests = requests.parse().map_err(|_| altered("the customer keys of directories"))?;
         settings.dir_customers.insert(ino, requests);

@@ -55,7 +55,7 @@ pub(super) struct Tidy {
     changed: Condvar,
     thread: Mutex<Option<std::thread::JoinHandle<()>>>,
     /// One at a time.
-    working: Mutex<Tried>,
+    pub(in crate::bucket) working: Mutex<Tried>,
     notes: Mutex<Notes>,
     pub moved: Mutex<Moved>,
     /// Every chunk in a segment below this one is in the map that the last commit in the catalog has, or dead.
@@ -71,7 +71,7 @@ pub(super) struct Tidy {
 
 /// What has been tried in this opening: segments, with what lived in them afterwards, and what records take in those read.
 #[derive(Default)]
-struct Tried {
+pub(in crate::bucket) struct Tried {
     done: HashMap<u32, u64>,
     records: HashMap<u32, (u64, u64)>,
 }
@@ -298,6 +298,7 @@ pub(super) mod tests {
             rule: Some("AES256".parse().unwrap()),
             owner_uid: 0,
             chunk_bytes: 16384,
+            require_encryption: false,
         };
         Bucket::create(&store, id, &name, &keys, &o).unwrap();
         Bucket::open(&store, id, &name, &keys, &OpenOptions::default()).unwrap()

@@ -246,6 +246,40 @@ impl Catalog {
         Ok((wal, free.max(0) as u64))
     }
 
+    /// Whether the main file holds a part of one of these (64 bytes or more each) as it lies on the disk: freed pages and gaps as
+    /// well.
+    pub fn holds_any(&self, needles: &[Vec<u8>]) -> Result<bool, CatalogError> {
+        use std::collections::HashMap;
+        use std::os::unix::fs::FileExt;
+        const PART: usize = 16;
+        const STEP: usize = 1 << 20;
+        let word = |b: &[u8]| u64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]);
+        let mut parts: HashMap<u64, Vec<&[u8]>> = HashMap::new();
+        for needle in needles {
+            // Not the first byte, which all wrapped keys share.
+            for part in needle.get(1..).unwrap_or_default().chunks_exact(PART) {
+                parts.entry(word(part)).or_default().push(part);
+            }
+        }
+        if parts.is_empty() {
+            return Ok(false);
+        }
+        let len = self.main.metadata()?.len();
+        let mut buffer = vec![0u8; STEP + PART];
+        let mut at = 0;
+        while at < len {
+            let n = ((len - at) as usize).min(buffer.len());
+            self.main.read_exact_at(&mut buffer[..n], at)?;
+            for window in buffer[..n].windows(PART) {
+                if parts.get(&word(window)).is_some_and(|found| found.contains(&window)) {
+                    return Ok(true);
+                }
+            }
+            at += STEP as u64;
+        }
+        Ok(false)
+    }
+
     /// Commit what is pending, checkpoint everything and close.
     pub fn close(self) -> Result<(), CatalogError> {
         let Catalog { writer, checkpointer, wal, .. } = self;
@@ -361,6 +395,52 @@ impl Tx<'_> {
             Err(e) if e.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy) => Ok(()),
             r => Ok(r?),
         }
+    }
+
+    /// Between COMMIT and the next BEGIN: everything goes into the main file, the -wal file is overwritten with zeroes and becomes
+    /// empty. False while somebody reads from it. With `rebuild` the main file is written anew first: what SQLite leaves in the
+    /// gaps of its pages goes.
+    pub fn scrub(&self, rebuild: bool) -> Result<bool, CatalogError> {
+        if rebuild {
+            self.conn.0.execute_batch("VACUUM")?;
+        }
+        let checkpoint = |how: &str| {
+            self.conn
+                .0
+                .query_row(&format!("PRAGMA wal_checkpoint({how})"), [], |r| r.get::<_, i64>(0))
+                .map(|busy| busy == 0)
+        };
+        let clean = |r: Result<bool, rusqlite::Error>| match r {
+            Err(e) if e.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy) => Ok(false),
+            r => r,
+        };
+        self.conn.0.busy_timeout(std::time::Duration::from_millis(200))?;
+        // After RESTART nobody reads from the -wal file, and whoever begins to read needs the main file alone.
+        let done = clean(checkpoint("RESTART")).and_then(|free| {
+            if !free {
+                return Ok(Ok(false));
+            }
+            if let Err(e) = self.zero_wal() {
+                return Ok(Err(e));
+            }
+            clean(checkpoint("TRUNCATE")).map(Ok)
+        });
+        self.conn.0.busy_timeout(BUSY_TIMEOUT)?;
+        Ok(done??)
+    }
+
+    fn zero_wal(&self) -> Result<(), std::io::Error> {
+        use std::os::unix::fs::FileExt;
+        // The -wal file carries no POSIX locks: closing this descriptor drops none.
+        let wal = File::options().write(true).open(wal_path(&self.catalog.path))?;
+        let (len, zeroes) = (wal.metadata()?.len(), vec![0u8; 1 << 20]);
+        let mut at = 0;
+        while at < len {
+            let n = (len - at).min(zeroes.len() as u64);
+            wal.write_all_at(&zeroes[..n as usize], at)?;
+            at += n;
+        }
+        wal.sync_data()
     }
 
     /// Between COMMIT and the next BEGIN: finish a checkpoint, so that the WAL starts over.

@@ -4,6 +4,7 @@
 
 mod connect;
 mod inodes;
+mod jobs;
 mod names;
 mod objects;
 mod patch;
@@ -13,10 +14,11 @@ mod settings;
 
 pub use connect::{Catalog, Tx};
 pub use inodes::{FLAG_REQUEST, FLAG_XATTR, InodeRow};
+pub use jobs::{EraseRow, JobRow, ObjectRow};
 pub use names::Dirent;
 pub use objects::SealRow;
 pub use reader::{Reader, Snapshot};
-pub use redo::Redo;
+pub use redo::{Redo, wrapped_keys};
 pub use settings::{KekRow, SegmentRow};
 
 use std::path::PathBuf;

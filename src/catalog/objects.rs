@@ -22,6 +22,8 @@ pub struct SealRow {
     /// Where the method came from: `request`, `directory PATH`, `bucket` or `none`. For people; nothing is decided by it.
     pub origin: String,
     pub chunk_bytes: u32,
+    /// The commit that was next when the PUT was made.
+    pub made: u64,
     pub height: u8,
     pub map: Vec<u8>,
     /// Under the object's own K_map: what content it has.
@@ -34,7 +36,7 @@ impl Reader {
     pub fn seal(&self, ino: u64) -> Result<Option<SealRow>, CatalogError> {
         let mut s = self.0.prepare_cached(
             "SELECT seal_id, method, cipher, kek, key_id, wrapped, origin, chunk_bytes, height, map, tag, place_tag,
-                    customer_salt, customer_verifier FROM seal WHERE ino = ?1",
+                    customer_salt, customer_verifier, made FROM seal WHERE ino = ?1",
         )?;
         let found = s
             .query_row([ino as i64], |r| {
@@ -58,6 +60,7 @@ impl Reader {
                         customer: None,
                         origin: r.get(6)?,
                         chunk_bytes: r.get(7)?,
+                        made: r.get::<_, i64>(14)? as u64,
                         height: r.get(8)?,
                         map: r.get(9)?,
                         tag: [0; 32],
@@ -139,6 +142,7 @@ impl Tx<'_> {
                 &&s.place_tag[..],
                 &s.customer.as_ref().map(|c| &c.salt[..]),
                 &s.customer.as_ref().map(|c| &c.verifier[..]),
+                &(s.made as i64),
             ],
             10,
             (s.ino as i64, &s.map),

@@ -6,6 +6,7 @@ use rusqlite::{ToSql, params_from_iter};
 
 use super::patch::Patch;
 use super::{CatalogError, Reader, Tx};
+use crate::types::SealId;
 
 /// Changes are recorded up to this many bytes; with more, only a commit will do.
 pub const REDO_BYTES_MAX: usize = 256 << 10;
@@ -56,9 +57,9 @@ const CHANGES: [(Change, &str, usize); 23] = [
     (Change::DeleteOrphan, "DELETE FROM orphan WHERE ino = ?1", 1),
     (
         Change::PutSeal,
-        "INSERT OR REPLACE INTO seal (ino, seal_id, method, cipher, kek, key_id, wrapped, origin, chunk_bytes, height, map, tag, place_tag, customer_salt, customer_verifier)
-         VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15)",
-        15,
+        "INSERT OR REPLACE INTO seal (ino, seal_id, method, cipher, kek, key_id, wrapped, origin, chunk_bytes, height, map, tag, place_tag, customer_salt, customer_verifier, made)
+         VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16)",
+        16,
     ),
     (Change::DeleteSeal, "DELETE FROM seal WHERE ino = ?1", 1),
     (Change::PutNode, "INSERT OR REPLACE INTO node VALUES (?1,?2)", 2),
@@ -202,6 +203,34 @@ fn parse(mut packed: &[u8], count: u32) -> Option<Vec<(Change, Vec<Told>)>> {
         out.push((change, (0..values).map(|_| parse_value(&mut packed)).collect::<Option<_>>()?));
     }
     packed.is_empty().then_some(out)
+}
+
+/// Where the changes of an intent hold wrapped data keys: inode, seal, and the place within `packed`. None if they are not what
+/// [`Redo`] packs.
+pub fn wrapped_keys(packed: &[u8], count: u32) -> Option<Vec<(u64, SealId, std::ops::Range<usize>)>> {
+    let mut rest = packed;
+    let mut out = Vec::new();
+    for _ in 0..count {
+        let head = take(&mut rest, 2)?;
+        let (change, values) = Change::from_code(head[0])?;
+        let (mut ino, mut seal, mut wrapped) = (None, None, None);
+        for i in 0..values {
+            let told = parse_value(&mut rest)?;
+            match (i, told) {
+                (0, Told::Whole(Value::Integer(n))) => ino = Some(n as u64),
+                (1, Told::Whole(Value::Blob(b))) => seal = SealId::try_from(&b[..]).ok(),
+                (6, Told::Whole(Value::Blob(b))) => {
+                    let end = packed.len() - rest.len();
+                    wrapped = Some(end - b.len()..end);
+                }
+                _ => {}
+            }
+        }
+        if change == Change::PutSeal {
+            out.push((ino?, seal?, wrapped?));
+        }
+    }
+    Some(out)
 }
 
 impl Reader {

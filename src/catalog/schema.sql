@@ -33,14 +33,26 @@ CREATE TABLE request (ino INTEGER PRIMARY KEY, rule TEXT NOT NULL, tag BLOB NOT 
 -- Unlinked while open: reaped when the last handle closes, or after the next mount.
 CREATE TABLE orphan (ino INTEGER PRIMARY KEY) STRICT;
 
--- One PUT: how the object's content is sealed. `map` is the body of the top node of its map; a small object has no other.
+-- One PUT: how the object's content is sealed. `made` is the number of the commit that was next when it was made. `map` is the body of the top node of its map; a small object has no other.
 CREATE TABLE seal (
   ino INTEGER PRIMARY KEY, seal_id BLOB NOT NULL, method INTEGER NOT NULL, cipher INTEGER NOT NULL, kek INTEGER NOT NULL,
-  key_id TEXT NOT NULL, wrapped BLOB NOT NULL, origin TEXT NOT NULL, chunk_bytes INTEGER NOT NULL, height INTEGER NOT NULL,
+  key_id TEXT NOT NULL, wrapped BLOB NOT NULL, origin TEXT NOT NULL, chunk_bytes INTEGER NOT NULL, made INTEGER NOT NULL,
+  height INTEGER NOT NULL,
   map BLOB NOT NULL, tag BLOB NOT NULL, place_tag BLOB NOT NULL, customer_salt BLOB, customer_verifier BLOB) STRICT;
 -- Nodes of larger maps. A rowid table: half as much again as fast as WITHOUT ROWID for blobs of this size.
 CREATE TABLE node (id INTEGER PRIMARY KEY, body BLOB NOT NULL) STRICT;
 -- Plain content that a conversion replaced, still to be overwritten in the log.
 CREATE TABLE wipe (segment INTEGER NOT NULL, position INTEGER NOT NULL, bytes INTEGER NOT NULL, PRIMARY KEY (segment, position)) STRICT, WITHOUT ROWID;
+-- Work over many objects that goes on after a stop: what it is, and since which commit. `done_objects` and `done_bytes` are for people.
+CREATE TABLE job (
+  id INTEGER PRIMARY KEY, kind TEXT NOT NULL, dir INTEGER NOT NULL, rule TEXT NOT NULL, new_keys INTEGER NOT NULL,
+  start INTEGER NOT NULL, created INTEGER NOT NULL, done_objects INTEGER NOT NULL, done_bytes INTEGER NOT NULL) STRICT;
+-- Objects whose keys were destroyed, until the log holds no copy of them: their wrapped keys are looked for in the segments
+-- up to this one (0: up to the last one of that opening).
+CREATE TABLE erase (
+  ino INTEGER PRIMARY KEY, seal_id BLOB NOT NULL, segment INTEGER NOT NULL) STRICT;
+-- Bytes of the log that are being overwritten; written before the first of them is, removed after the last is on disk.
+CREATE TABLE redact (
+  segment INTEGER NOT NULL, position INTEGER NOT NULL, bytes BLOB NOT NULL, PRIMARY KEY (segment, position)) STRICT, WITHOUT ROWID;
 -- Length and live bytes of each segment as of this commit.
 CREATE TABLE segment (id INTEGER PRIMARY KEY, bytes INTEGER NOT NULL, live INTEGER NOT NULL) STRICT;

@@ -66,6 +66,10 @@ pub enum Cmd {
     /// Single objects
     #[command(subcommand)]
     Object(ObjectCmd),
+    /// What is encrypted by which method, key and version, and whether everything is as the rules want it
+    Coverage(CoverageArgs),
+    /// Measure how fast this machine seals, opens, wraps and unwraps
+    Speed(Output),
     /// Verify a bucket: its structure, and with --read-data every byte
     Check(CheckArgs),
     /// Print a completion script, for example: ssefs completions bash > /etc/bash_completion.d/ssefs
@@ -109,6 +113,9 @@ pub struct NewBucket {
     /// Largest piece of a file that is sealed at once: 4K to 256K, a power of two [default: 16K]
     #[arg(long, value_name = "SIZE", value_parser = chunk_size)]
     pub chunk_size: Option<u32>,
+    /// Refuse plain objects: what no rule or request encrypts cannot be written
+    #[arg(long)]
+    pub require_encryption: bool,
 }
 
 impl NewBucket {
@@ -151,6 +158,13 @@ pub enum BucketCmd {
         /// Delete it with all its objects; there is no way back
         #[arg(long)]
         force: bool,
+    },
+    /// Refuse plain objects from now on; not while the bucket holds some
+    RequireEncryption {
+        bucket: BucketName,
+        /// Allow them again
+        #[arg(long)]
+        off: bool,
     },
     /// Let a user change the encryption rule, or take that back
     Grant {
@@ -380,6 +394,9 @@ pub enum KeyCmd {
     /// Move the keys that wrap a bucket's data keys to the newest version of their master key
     Rewrap {
         bucket: BucketName,
+        /// Make new ones as well, and wrap every data key under them; goes on where it was stopped
+        #[arg(long)]
+        renew: bool,
         #[command(flatten)]
         output: Output,
     },
@@ -391,6 +408,61 @@ pub enum ObjectCmd {
     Show {
         /// A path on a mount, or BUCKET:PATH
         path: PathBuf,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Say how the next PUT of a file, or of a new file in a directory, would be encrypted, and why
+    Effective {
+        /// A path on a mount, or BUCKET:PATH
+        path: PathBuf,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Seal objects anew: by the rule in force, or by the one given
+    #[command(after_help = "It can be stopped at any moment and goes on with --resume; what is done stays done.\n\
+        Exit status 13: some objects could not be converted, or it was stopped; they are named.\n\
+        Examples: ssefs object convert photos:               the whole bucket, by its rules\n          \
+        ssefs object convert --new-keys ~/photos/2024  a directory of a mount, with new data keys")]
+    Convert {
+        /// Files or directories on a mount, or BUCKET:PATH; BUCKET: is the whole bucket
+        #[arg(required = true)]
+        paths: Vec<PathBuf>,
+        /// Convert to this rule, whatever is in force
+        #[arg(long, value_name = "RULE")]
+        rule: Option<String>,
+        /// Give new data keys also to what is under the rule already, as after a key was stolen
+        #[arg(long)]
+        new_keys: bool,
+        /// Go on with the conversion of this bucket that was stopped
+        #[arg(long, conflicts_with_all = ["rule", "new_keys", "status", "abandon"])]
+        resume: bool,
+        /// Say how far the conversion of this bucket that was stopped is
+        #[arg(long, conflicts_with_all = ["rule", "new_keys", "abandon"])]
+        status: bool,
+        /// Give it up
+        #[arg(long, conflicts_with_all = ["rule", "new_keys"])]
+        abandon: bool,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Destroy the keys of objects, so that nobody can read them again, and print a receipt
+    #[command(after_help = "The names stay and say that the object was erased; there is no way back.\n\
+        Exit status 13: it is not complete; go on with --resume.\n\
+        Examples: ssefs object erase ~/photos/secret.jpg\n          \
+        ssefs object erase -r photos:2019 --json > receipt.json")]
+    Erase {
+        /// Files on a mount, or BUCKET:PATH
+        #[arg(required_unless_present = "bucket")]
+        paths: Vec<PathBuf>,
+        /// Also all below directories
+        #[arg(short = 'r', long)]
+        recursive: bool,
+        /// Erase this whole bucket, which is not mounted, and delete it
+        #[arg(long, value_name = "BUCKET", conflicts_with_all = ["paths", "recursive", "resume"])]
+        bucket: Option<BucketName>,
+        /// Go on with the erasure in this bucket (BUCKET:) that was cut off
+        #[arg(long, conflicts_with = "recursive")]
+        resume: bool,
         #[command(flatten)]
         output: Output,
     },
@@ -414,6 +486,26 @@ pub enum ObjectCmd {
         /// A file or directory on a mount
         path: PathBuf,
     },
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Exit status 0 when every object with content is encrypted as the rules want it now, 13 when not.\n\
+    Plain objects count as under the rule only where a directory's rule is none."
+)]
+pub struct CoverageArgs {
+    pub bucket: BucketName,
+    /// Name the plain objects
+    #[arg(long, conflicts_with = "outside")]
+    pub plain: bool,
+    /// Name the objects that are not as the rules want them now, with the reason
+    #[arg(long)]
+    pub outside: bool,
+    /// Name so many at most
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub limit: u32,
+    #[command(flatten)]
+    pub output: Output,
 }
 
 #[derive(Debug, Args)]

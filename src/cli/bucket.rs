@@ -21,7 +21,11 @@ pub fn run(place: &Place, command: &BucketCmd) -> Result<(), OpError> {
                 return Err(OpError::new(ErrorCode::Exists, format!("bucket {bucket} exists already")));
             }
             Bucket::create(&store.path, store.id, bucket, &store.keys, &options)?;
-            if options.rule.is_none() {
+            if options.rule.is_none() && options.require_encryption {
+                print::note(&format!(
+                    "bucket {bucket} has no rule: only files with a request of their own can be written there"
+                ));
+            } else if options.rule.is_none() {
                 print::note(&format!("bucket {bucket} has no rule: what is written there is not encrypted"));
             }
             Ok(())
@@ -45,6 +49,10 @@ pub fn run(place: &Place, command: &BucketCmd) -> Result<(), OpError> {
             }
             let store = place.open()?;
             Bucket::delete(&store.path, store.id, bucket, &store.keys, *force)?;
+            Ok(())
+        }
+        BucketCmd::RequireEncryption { bucket, off } => {
+            place::run(place, bucket, &Command::RequireEncryption { on: !off }, &Quiet)?;
             Ok(())
         }
         BucketCmd::Grant { bucket, user, revoke } => {

@@ -11,7 +11,7 @@ use super::material;
 use super::place::{self, Place};
 use super::print::{self, Bar};
 use crate::keys::{KeyError, KeyInfo, Keyring};
-use crate::ops::{Command, OpError};
+use crate::ops::{Command, ErrorCode, OpError};
 
 pub fn run(place: &Place, command: &KeyCmd) -> Result<(), OpError> {
     let one = |name: &str| {
@@ -139,11 +139,31 @@ pub fn run(place: &Place, command: &KeyCmd) -> Result<(), OpError> {
             let told = json!({ "clock": print::time(clock), "keyring": print::time(seen), "behind": clock < seen });
             if output.json { print::json(&told) } else { print::fields(&told) }
         }
-        KeyCmd::Rewrap { bucket, output } => {
+        KeyCmd::Rewrap { bucket, renew, output } => {
             let bar = Bar::new();
-            let report = place::run(place, bucket, &Command::Rewrap, &bar)?;
+            let mut report = place::run(place, bucket, &Command::Rewrap, &bar)?;
+            if *renew {
+                let renewed = place::run(place, bucket, &Command::Renew, &bar)?;
+                if let (Some(all), Value::Object(renewed)) = (report.as_object_mut(), renewed) {
+                    all.extend(renewed.into_iter().filter(|(name, _)| name != "left"));
+                }
+            }
             drop(bar);
-            if output.json { print::json(&report) } else { print::fields(&report) }
+            if output.json {
+                print::json(&report)?
+            } else {
+                print::fields(&report)?
+            };
+            let left =
+                report["left"].as_array().map_or(0, Vec::len) as u64 + report["left_objects"].as_u64().unwrap_or(0);
+            if left > 0 || report["finished"] == json!(false) {
+                return Err(OpError::new(
+                    ErrorCode::Incomplete,
+                    format!("not all keys of bucket {bucket} are wrapped anew"),
+                )
+                .hint("the log and --json say which; the same command goes on"));
+            }
+            Ok(())
         }
     }
 }

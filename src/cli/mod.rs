@@ -3,9 +3,11 @@
 pub mod args;
 mod bucket;
 mod check;
+mod coverage;
 mod customer;
 mod daemon;
 mod encryption;
+mod erase;
 mod key;
 mod key_delete;
 mod key_service;
@@ -19,6 +21,7 @@ mod options;
 mod place;
 mod print;
 mod remount;
+mod speed;
 mod umount;
 
 use std::ffi::OsString;
@@ -77,6 +80,8 @@ fn run(cli: Cli) -> Result<(), OpError> {
         Cmd::Encryption(command) => encryption::run(&at()?, &command),
         Cmd::Key(command) => key::run(&at()?, &command),
         Cmd::Object(command) => object::run(&at()?, &command),
+        Cmd::Coverage(args) => coverage::run(&at()?, &args),
+        Cmd::Speed(output) => speed::run(output.json),
         Cmd::Check(args) => check::run(&at()?, &args),
         Cmd::Completions { shell } => {
             let mut script = Vec::new();

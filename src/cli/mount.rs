@@ -48,6 +48,7 @@ pub fn run(place: &args::Place, args: MountArgs, sloppy: bool) -> Result<(), OpE
         (asked, _) => asked,
     };
     let new = NewBucket {
+        require_encryption: args.new.require_encryption,
         rule: args.new.rule.or_else(|| options.rule.clone()),
         dialect,
         chunk_size: args.new.chunk_size.or(options.chunk_size),
@@ -259,7 +260,13 @@ fn create_bucket(store: &OpenStore, plan: &Plan) -> Result<(), OpError> {
 pub fn create_options(new: &NewBucket) -> Result<CreateOptions, OpError> {
     let dialect = new.dialect.unwrap_or_default();
     let rule = new.rule.as_deref().map(|text| ops::parse_rule(text, dialect, false)).transpose()?;
-    Ok(CreateOptions { dialect, rule, owner_uid: effective_uid(), chunk_bytes: new.chunk_bytes() })
+    Ok(CreateOptions {
+        dialect,
+        rule,
+        owner_uid: effective_uid(),
+        chunk_bytes: new.chunk_bytes(),
+        require_encryption: new.require_encryption,
+    })
 }
 
 /// Ends the mount on the first signal, and the process if open files keep the mount alive too long.

@@ -7,11 +7,12 @@ use super::args::ObjectCmd;
 use super::customer;
 use super::encryption::inside;
 use super::place::{self, Place, absolute};
-use super::print;
+use super::print::{self, Bar};
 use crate::control::{self, Request};
 use crate::fuse::mount_table::{self, MountEntry};
-use crate::ops::{Command, ErrorCode, OpError, Quiet, WirePath};
+use crate::ops::{Command, ErrorCode, OpError, Progress, Quiet, WirePath};
 use crate::types::BucketName;
+use serde_json::Value;
 
 /// What a path on the command line names.
 enum Named {
@@ -19,24 +20,131 @@ enum Named {
     InBucket { bucket: BucketName, path: WirePath },
 }
 
+/// Where something is asked of.
+#[derive(PartialEq)]
+enum Target {
+    Mount(PathBuf),
+    Bucket(BucketName),
+}
+
+impl Named {
+    fn split(self) -> (Target, WirePath) {
+        match self {
+            Named::OnMount { socket, path } => (Target::Mount(socket), path),
+            Named::InBucket { bucket, path } => (Target::Bucket(bucket), path),
+        }
+    }
+}
+
+fn ask(place: &Place, at: &Target, command: &Command, progress: &dyn Progress) -> Result<Value, OpError> {
+    match at {
+        Target::Mount(socket) => control::ask(socket, &Request::Run(command.clone()), progress),
+        Target::Bucket(bucket) => place::run(place, bucket, command, progress),
+    }
+}
+
 pub fn run(place: &Place, command: &ObjectCmd) -> Result<(), OpError> {
-    let (path, output) = match command {
-        ObjectCmd::Show { path, output } => (path, output),
+    match command {
+        ObjectCmd::Show { path, output } => {
+            let (at, path) = find(path)?.split();
+            let shown = ask(place, &at, &Command::ObjectShow { path }, &Quiet)?;
+            if output.json { print::json(&shown) } else { print::fields(&shown) }
+        }
         ObjectCmd::Unlock { path, key_file, key_fd } => {
             let key = match (key_file, key_fd) {
                 (Some(file), _) => customer::read_file(file)?,
                 (None, Some(fd)) => customer::read_fd(*fd)?,
                 (None, None) => return Err(OpError::usage("a key is missing: --key-file or --key-fd")),
             };
-            return customer::unlock(path, &key);
+            customer::unlock(path, &key)
         }
-        ObjectCmd::Lock { path } => return customer::lock(path),
-    };
-    let shown = match find(path)? {
-        Named::OnMount { socket, path } => control::ask(&socket, &Request::Run(Command::ObjectShow { path }), &Quiet)?,
-        Named::InBucket { bucket, path } => place::run(place, &bucket, &Command::ObjectShow { path }, &Quiet)?,
-    };
-    if output.json { print::json(&shown) } else { print::fields(&shown) }
+        ObjectCmd::Lock { path } => customer::lock(path),
+        ObjectCmd::Effective { path, output } => {
+            let (at, path) = find(path)?.split();
+            let shown = ask(place, &at, &Command::ObjectShow { path }, &Quiet)?;
+            let effective = shown.get("effective").cloned().ok_or_else(|| print::unexpected("effective"))?;
+            let request = shown.get("request").cloned().unwrap_or(Value::Null);
+            match output.json {
+                true => print::json(&serde_json::json!({ "effective": effective, "request": request })),
+                false => print::answer(&format!("{}\n", print::printable(&print::cell(&effective)))),
+            }
+        }
+        ObjectCmd::Convert { paths, rule, new_keys, resume, status, abandon, output } => {
+            let mut left = false;
+            for path in paths {
+                let (at, path) = find(path)?.split();
+                let command = match (resume, status, abandon) {
+                    (true, ..) => Command::ConvertResume,
+                    (_, true, _) => Command::ConvertStatus,
+                    (.., true) => Command::ConvertAbandon,
+                    _ => Command::Convert { path, rule: rule.clone(), new_keys: *new_keys },
+                };
+                let bar = Bar::new();
+                let report = ask(place, &at, &command, &bar)?;
+                drop(bar);
+                left |= converted(&report, &command, output.json)?;
+            }
+            match left {
+                true => Err(OpError::new(ErrorCode::Incomplete, "not everything was converted")
+                    .hint("what was left is named above; a conversion that was stopped goes on with --resume")),
+                false => Ok(()),
+            }
+        }
+        ObjectCmd::Erase { paths, recursive, bucket, resume, output } => {
+            super::erase::run(place, paths, *recursive, bucket.as_ref(), *resume, output.json)
+        }
+    }
+}
+
+/// Print what a conversion did; true if something is left to do.
+fn converted(report: &Value, command: &Command, as_json: bool) -> Result<bool, OpError> {
+    if as_json {
+        print::json(report)?;
+    } else if report.is_null() {
+        if *command == Command::ConvertStatus {
+            print::answer("no conversion is to be gone on with\n")?;
+        }
+    } else if *command == Command::ConvertStatus {
+        let mut shown = report["job"].clone();
+        shown["path"] = report["path"].clone();
+        print::fields(&shown)?;
+    } else {
+        for l in report["left"].as_array().into_iter().flatten() {
+            let line = format!("left  {}: {}", print::cell(&l["path"]), print::cell(&l["why"]));
+            print::answer(&format!("{}\n", print::printable(&line)))?;
+        }
+        let mut counts = report.clone();
+        if let Some(map) = counts.as_object_mut() {
+            map.remove("left");
+        }
+        print::fields(&counts)?;
+    }
+    let unfinished = report.get("finished").is_some_and(|f| *f == Value::Bool(false));
+    Ok(unfinished || report["left_objects"].as_u64().unwrap_or(0) > 0)
+}
+
+/// Several paths of one command, which lie in one bucket.
+pub fn find_together(paths: &[PathBuf]) -> Result<(TargetOf, Vec<WirePath>), OpError> {
+    let (mut at, mut inside) = (None, Vec::new());
+    for path in paths {
+        let (here, path) = find(path)?.split();
+        if at.as_ref().is_some_and(|at| *at != here) {
+            return Err(OpError::usage("the objects lie in several buckets: name those of one at a time"));
+        }
+        at = Some(here);
+        inside.push(path);
+    }
+    let at = at.ok_or_else(|| OpError::usage("no object is named"))?;
+    Ok((TargetOf(at), inside))
+}
+
+/// Which bucket, for other commands on objects.
+pub struct TargetOf(Target);
+
+impl TargetOf {
+    pub fn ask(&self, place: &Place, command: &Command, progress: &dyn Progress) -> Result<Value, OpError> {
+        ask(place, &self.0, command, progress)
+    }
 }
 
 /// A path that exists is one; else what stands before a colon may be a bucket.

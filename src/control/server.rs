@@ -179,7 +179,7 @@ fn serve(mut stream: UnixStream, shared: &Shared) {
             }
         }
         Ok((uid, Request::Run(command))) => {
-            let lines = Lines::new(&stream);
+            let lines = Lines::new(&stream, &shared.stopping);
             match (shared.handler)(uid, &command, &lines) {
                 Ok(value) => Answer::Done(value),
                 Err(e) => Answer::Failed(e),
@@ -239,17 +239,19 @@ fn send(mut to: impl Write, answer: &Answer) -> io::Result<()> {
     to.write_all(&line)
 }
 
-/// Progress as lines to the client; a client that went away cancels the operation.
+/// Progress as lines to the client; a client that went away cancels the operation, and so does the end of the mount.
 struct Lines<'a> {
     stream: &'a UnixStream,
+    /// The mount is ending.
+    stopping: &'a AtomicBool,
     gone: AtomicBool,
     unsent: AtomicU64,
     last: Mutex<Instant>,
 }
 
 impl<'a> Lines<'a> {
-    fn new(stream: &'a UnixStream) -> Lines<'a> {
-        Lines { stream, gone: false.into(), unsent: 0.into(), last: Mutex::new(Instant::now()) }
+    fn new(stream: &'a UnixStream, stopping: &'a AtomicBool) -> Lines<'a> {
+        Lines { stream, stopping, gone: false.into(), unsent: 0.into(), last: Mutex::new(Instant::now()) }
     }
 
     fn line(&self, answer: &Answer) {
@@ -277,7 +279,7 @@ impl Progress for Lines<'_> {
     }
 
     fn cancelled(&self) -> bool {
-        self.gone.load(Ordering::Relaxed)
+        self.gone.load(Ordering::Relaxed) || self.stopping.load(Ordering::Relaxed)
     }
 }
 

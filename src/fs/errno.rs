@@ -5,10 +5,10 @@
 //! | ENOENT, EEXIST, ENOTDIR, EISDIR, ENOTEMPTY, ENAMETOOLONG, EFBIG, EMLINK | as on any file system |
 //! | EINVAL | a malformed or impossible rule (rows 48, 51, 55, 56, 59, 60), an unknown `user.sse.` name, bad arguments |
 //! | ENODATA | no such attribute; no rule or request is set here (row 58) |
-//! | EACCES | the caller may not change the rule (row 46), or may not name this master key |
+//! | EACCES | the caller may not change the rule (row 46), or may not name this master key; the bucket refuses plain objects (row 76) |
 //! | EPERM | a hard link to a directory |
 //! | ENOKEY | the root key, the keyring's entry for this bucket, or a customer key is not there; the key's external service is down, or refuses |
-//! | EKEYREVOKED | the master key is disabled, pending import or deletion, or destroyed, here or in its external service |
+//! | EKEYREVOKED | the master key is disabled, pending import or deletion, or destroyed, here or in its external service; the object was erased |
 //! | EKEYREJECTED | a key that is not the one needed |
 //! | EBADMSG | content, rules, keys or the catalog are not what was written (row 64) |
 //! | ENOSPC, EROFS, EBUSY | the store is full; open for reading only; open elsewhere |
@@ -89,6 +89,7 @@ impl FsError {
                 BucketError::Key(_)
                 | BucketError::Customer(_)
                 | BucketError::Denied(_)
+                | BucketError::Erased(_)
                 | BucketError::Damaged { .. }
                 | BucketError::Altered { .. }
                 | BucketError::Failed(_)
@@ -112,7 +113,9 @@ impl FsError {
     pub fn words(&self) -> String {
         let text = self.to_string();
         let code = match self {
-            FsError::Bucket(BucketError::Rule(_) | BucketError::Denied(_) | BucketError::Customer(_)) => return text,
+            FsError::Bucket(
+                BucketError::Rule(_) | BucketError::Denied(_) | BucketError::Erased(_) | BucketError::Customer(_),
+            ) => return text,
             FsError::Bucket(BucketError::Key(k)) if k.code().is_some() => return text,
             FsError::UnknownAttribute { .. } | FsError::ReadOnlyAttribute(_) | FsError::BadCustomerKey { .. } => {
                 return text;
@@ -142,6 +145,8 @@ pub fn errno(e: &BucketError) -> i32 {
         BucketError::Unsupported(_) => libc::EOPNOTSUPP,
         BucketError::NoAttribute => libc::ENODATA,
         BucketError::Denied(_) => libc::EACCES,
+        BucketError::Erased(_) => libc::EKEYREVOKED,
+        BucketError::Stopped => libc::EINTR,
         BucketError::ReadOnly => libc::EROFS,
         BucketError::NoSpace => libc::ENOSPC,
         BucketError::Rule(e) => rule_errno(e),

@@ -285,6 +285,9 @@ impl Fs {
             });
             killed = emptied.inspect_err(|_| self.bucket.closed(ino))?;
         }
+        if flags & libc::O_TRUNC == 0 {
+            self.bucket.not_erased(ino).inspect_err(|_| self.bucket.closed(ino))?;
+        }
         let file = OpenFile {
             ino,
             uid: caller.uid,

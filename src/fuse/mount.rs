@@ -89,6 +89,7 @@ pub fn mount(bucket: Arc<Bucket>, mountpoint: &Path, o: &MountOptions) -> io::Re
     config.clone_fd = true;
 
     let notifier = Arc::new(OnceLock::new());
+    let jobs_of = Arc::clone(&bucket);
     let cut_off = Arc::clone(&bucket);
     let adapter = Adapter {
         fs: Arc::new(Fs::new(bucket, o.list_sse)),
@@ -112,6 +113,14 @@ pub fn mount(bucket: Arc<Bucket>, mountpoint: &Path, o: &MountOptions) -> io::Re
         }
     });
     drop(cut_off);
+    // The kernel keeps attributes, and handles that are open have pages. Called by jobs, never by an event thread.
+    let pages = Arc::clone(&notifier);
+    jobs_of.on_sealed_anew(move |ino, erased| {
+        let from = if erased { 0 } else { -1 };
+        if let Some(Err(e)) = pages.get().map(|n: &fuser::Notifier| n.inval_inode(fuser::INodeNo(ino), from, 0)) {
+            log::debug!("inode {ino}: the kernel did not forget it: {e}");
+        }
+    });
     let after = unmounter.clone();
     let session = std::thread::Builder::new().name("ssefs-session".into()).spawn(move || {
         let ended = session.run();

@@ -229,6 +229,22 @@ impl SegmentFiles {
         f.sync_data().map_err(|e| self.io(id, e))
     }
 
+    /// Put other bytes in the place of those there (position, bytes), and make that durable. A segment that is gone is fine.
+    ///
+    /// # Errors
+    /// Those of writing.
+    pub fn overwrite(&self, id: u32, places: &[(u32, Vec<u8>)]) -> Result<(), LogError> {
+        let f = match OpenOptions::new().write(true).open(self.path(id)) {
+            Ok(f) => f,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(e) => return Err(self.io(id, e)),
+        };
+        for (position, bytes) in places {
+            f.write_all_at(bytes, u64::from(*position)).map_err(|e| self.io(id, e))?;
+        }
+        f.sync_data().map_err(|e| self.io(id, e))
+    }
+
     /// Make what is in a segment durable, and forget what the kernel has of it: reading it then shows the disk.
     ///
     /// # Errors

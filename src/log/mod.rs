@@ -10,8 +10,8 @@ mod segment;
 mod writer;
 
 pub use files::SegmentFiles;
-pub use record::pack_puts;
 pub use record::{CommitRecord, IndexEntry, IntentRecord, KekRecord, PutRecord, Record};
+pub use record::{KeyPlace, key_places, pack_puts};
 pub use scan::{Flush, flushes_backwards, read_header, scan_flushes};
 pub use segment::{Footer, HEADER_BYTES, SegmentHeader};
 pub use writer::{Log, LogIdentity, Next, SLOT_BYTES_MAX, Slot};

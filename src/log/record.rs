@@ -178,6 +178,60 @@ pub fn pack_puts(out: &mut Vec<u8>, commit: u64, keks: &[KekRecord], puts: &[Put
     close(out, body);
 }
 
+/// Where records hold wrapped data keys.
+pub enum KeyPlace {
+    Put {
+        seal: SealId,
+        object: u64,
+        at: std::ops::Range<usize>,
+    },
+    /// The changes of an intent, which may hold some.
+    Intent {
+        at: std::ops::Range<usize>,
+        changes: u32,
+    },
+}
+
+/// Every place in the records of a flush that may hold wrapped data keys; None if they do not parse.
+pub fn key_places(bytes: &[u8], count: u32) -> Option<Vec<KeyPlace>> {
+    let mut r = Reader(bytes);
+    let mut out = Vec::new();
+    for _ in 0..count {
+        let kind = r.u8()?;
+        let len = r.u32()? as usize;
+        let mut b = Reader(r.take(len)?);
+        // What is behind the record, and in it behind what was read.
+        let (end, tail) = (bytes.len() - r.0.len(), |b: &Reader| b.0.len());
+        match kind {
+            TYPE_INTENT => {
+                b.take(20)?;
+                let changes = b.u32()?;
+                out.push(KeyPlace::Intent { at: end - tail(&b)..end, changes });
+            }
+            TYPE_PUTS => {
+                b.u64()?;
+                for _ in 0..b.u32()? {
+                    b.u64()?;
+                    let n = b.u8()? as usize;
+                    b.take(n + 4)?;
+                    let n = b.u16()? as usize;
+                    b.take(n)?;
+                }
+                for _ in 0..b.u32()? {
+                    let (seal, object) = (SealId(b.id()?), b.u64()?);
+                    b.take(2 + 8)?;
+                    let n = b.u16()? as usize;
+                    let start = end - tail(&b);
+                    b.take(n)?;
+                    out.push(KeyPlace::Put { seal, object, at: start..start + n });
+                }
+            }
+            _ => {}
+        }
+    }
+    Some(out)
+}
+
 /// Reads little-endian fields; None at the first that is not there.
 struct Reader<'a>(&'a [u8]);
 

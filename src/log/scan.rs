@@ -13,6 +13,7 @@ pub struct Flush {
     pub start: u64,
     pub end: u64,
     pub records: Vec<Record>,
+    records_bytes: u32,
     /// Where the frames end, and their check.
     frames_end: u64,
     check: u64,
@@ -22,6 +23,30 @@ impl Flush {
     /// Where the frames end.
     pub fn frames_end(&self) -> u64 {
         self.frames_end
+    }
+
+    /// The records as they lie in the segment, from [`Flush::frames_end`] on.
+    ///
+    /// # Errors
+    /// Those of reading.
+    pub fn raw_records(&self, files: &SegmentFiles, id: u32) -> Result<Vec<u8>, LogError> {
+        let mut records = vec![0u8; self.records_bytes as usize];
+        files.read_exact(id, self.frames_end, &mut records)?;
+        Ok(records)
+    }
+
+    /// The footer over changed records of the same length, and where it lies.
+    pub fn footer_over(&self, key: &MacKey, header: &SegmentHeader, records: &[u8]) -> (u64, [u8; FOOTER_BYTES]) {
+        let footer = Footer {
+            start: self.start as u32,
+            records_at: self.frames_end as u32,
+            records_bytes: self.records_bytes,
+            records: self.records.len() as u32,
+            check: self.check,
+        };
+        let mut packed = [0u8; FOOTER_BYTES];
+        footer.pack(key, &header.open_id, header.segment, records, &mut packed);
+        (self.end - FOOTER_BYTES as u64, packed)
     }
 
     /// Whether the frames are as they were written: a power cut may have kept the footer and lost some of them.
@@ -112,5 +137,12 @@ fn flush_ending(
     let Some(records) = parse_records(&records, f.records) else {
         return Err(LogError::Damaged { path: files.path(id), why: "a flush holds records this ssefs does not know" });
     };
-    Ok(Some(Flush { start: f.start as u64, end, records, frames_end: f.records_at as u64, check: f.check }))
+    Ok(Some(Flush {
+        start: f.start as u64,
+        end,
+        records,
+        records_bytes: f.records_bytes,
+        frames_end: f.records_at as u64,
+        check: f.check,
+    }))
 }

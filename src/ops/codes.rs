@@ -105,7 +105,7 @@ fn of_bucket(e: &BucketError) -> ErrorCode {
             CustomerError::NotCustomer { .. } | CustomerError::TooMany(_) => ErrorCode::Refused,
             CustomerError::NotUnlocked { .. } => ErrorCode::NotFound,
         },
-        BucketError::UnknownToKeyring(_) => ErrorCode::Key,
+        BucketError::UnknownToKeyring(_) | BucketError::Erased(_) => ErrorCode::Key,
         BucketError::Damaged { .. } | BucketError::Altered { .. } => ErrorCode::Damage,
         BucketError::Unsupported(_) | BucketError::BucketNotEmpty(_) => ErrorCode::Refused,
         BucketError::NameTooLong
@@ -118,6 +118,7 @@ fn of_bucket(e: &BucketError) -> ErrorCode {
         BucketError::Catalog(e) => of_catalog(e),
         BucketError::Log(e) => of_log(e),
         BucketError::Io { source, .. } => ErrorCode::of_io(source),
+        BucketError::Stopped => ErrorCode::Incomplete,
         BucketError::Failed(_) | BucketError::Crypto(_) => ErrorCode::General,
     }
 }

@@ -31,10 +31,12 @@ pub enum ErrorCode {
     Newer,
     /// It exists already.
     Exists,
+    /// Not everything is done, or not everything is as the rule wants it; the answer names what is not.
+    Incomplete,
 }
 
 /// Every code in the order of its exit status, with the words of the manual.
-pub const EXIT_CODES: [(u8, ErrorCode, &str); 12] = [
+pub const EXIT_CODES: [(u8, ErrorCode, &str); 13] = [
     (1, ErrorCode::General, "any other failure"),
     (2, ErrorCode::Usage, "the command line was not understood"),
     (3, ErrorCode::NotFound, "a bucket, object, key, rule or mount is not there"),
@@ -47,6 +49,11 @@ pub const EXIT_CODES: [(u8, ErrorCode, &str); 12] = [
     (10, ErrorCode::Full, "the disk is full"),
     (11, ErrorCode::Newer, "the store was written by a newer ssefs"),
     (12, ErrorCode::Exists, "it exists already"),
+    (
+        13,
+        ErrorCode::Incomplete,
+        "not everything is under the rule, or not everything could be done: what is not is named",
+    ),
 ];
 
 impl ErrorCode {

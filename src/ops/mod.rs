@@ -16,11 +16,12 @@ pub use error::{EXIT_CODES, ErrorCode, OpError};
 pub use progress::{Progress, Quiet};
 pub use wire::WirePath;
 
-use crate::bucket::Bucket;
+use crate::bucket::{Ask, Bucket, Listed};
 use crate::rule::{self, Dialect, Place, Rule, RuleError};
 use crate::types::KeyId;
 
 pub mod check;
+pub mod speed;
 
 /// The forms a rule is shown in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,6 +50,24 @@ pub enum Command {
     ObjectShow { path: WirePath },
     /// Moves the keys that wrap data keys to the newest version of their master key.
     Rewrap,
+    /// Makes new KEKs and wraps every data key under them; goes on where it was stopped.
+    Renew,
+    /// What is under which method, key and version; names up to `most` objects of a kind.
+    Coverage { list: Option<Listed>, most: usize },
+    /// Refuses plain objects, or no longer (SEMANTICS 76).
+    RequireEncryption { on: bool },
+    /// Seals an object, or all below a directory, anew: to a rule, or to the one in force.
+    Convert { path: WirePath, rule: Option<String>, new_keys: bool },
+    /// Goes on with the conversion that was stopped.
+    ConvertResume,
+    /// The conversion that was stopped, null where none was.
+    ConvertStatus,
+    /// Gives it up; what is done stays.
+    ConvertAbandon,
+    /// Destroys the keys of objects, with `recursive` of all below directories.
+    Erase { paths: Vec<WirePath>, recursive: bool },
+    /// Goes on with an erasure that was cut off.
+    EraseResume,
     /// What the bucket holds of a master key; when that is nothing, the keyring learns it.
     KeyUse { key: String },
     /// Verifies the bucket's structure, with `read_data` every chunk as well.
@@ -62,7 +81,15 @@ pub enum Command {
 impl Command {
     /// True when a bucket opened for reading is enough.
     pub fn only_reads(&self) -> bool {
-        matches!(self, Command::Info | Command::RuleGet { .. } | Command::ObjectShow { .. } | Command::Check { .. })
+        matches!(
+            self,
+            Command::Info
+                | Command::RuleGet { .. }
+                | Command::ObjectShow { .. }
+                | Command::Check { .. }
+                | Command::Coverage { .. }
+                | Command::ConvertStatus
+        )
     }
 }
 
@@ -92,6 +119,30 @@ pub fn run(bucket: &Bucket, caller_uid: u32, command: &Command, progress: &dyn P
         }
         Command::ObjectShow { path } => to_value(&bucket.object_show(caller_uid, path.as_path())?),
         Command::Rewrap => to_value(&bucket.rewrap()?),
+        Command::Renew => with(progress, |ask| bucket.renew_keks(ask)),
+        Command::Coverage { list, most } => with(progress, |ask| bucket.coverage(*list, *most, ask)),
+        Command::RequireEncryption { on } => {
+            bucket.require_encryption(caller_uid, *on)?;
+            Ok(Value::Null)
+        }
+        Command::Convert { path, rule, new_keys } => {
+            let rule = rule.as_ref().map(|r| parse_rule(r, bucket.info().dialect, true)).transpose()?;
+            with(progress, |ask| bucket.convert(caller_uid, path.as_path(), rule, *new_keys, ask))
+        }
+        Command::ConvertResume => with(progress, |ask| bucket.resume_convert(ask)),
+        Command::ConvertStatus => Ok(match bucket.convert_status() {
+            Some((job, path)) => json!({ "path": path, "job": job }),
+            None => Value::Null,
+        }),
+        Command::ConvertAbandon => {
+            bucket.abandon_convert()?;
+            Ok(Value::Null)
+        }
+        Command::Erase { paths, recursive } => {
+            let paths: Vec<&Path> = paths.iter().map(WirePath::as_path).collect();
+            with(progress, |ask| bucket.erase(caller_uid, &paths, *recursive, ask))
+        }
+        Command::EraseResume => with(progress, |ask| bucket.resume_erase(caller_uid, ask)),
         Command::KeyUse { key } => to_value(&bucket.key_use(&KeyId(key.clone()))?),
         Command::Check { read_data } => {
             to_value(&check::check(bucket, check::CheckOptions { read_data: *read_data }, progress)?)
@@ -105,6 +156,21 @@ pub fn run(bucket: &Bucket, caller_uid: u32, command: &Command, progress: &dyn P
             Ok(Value::Null)
         }
     }
+}
+
+/// Run something long of the bucket with the progress of whoever waits for it.
+fn with<T: Serialize>(
+    progress: &dyn Progress,
+    f: impl FnOnce(&Ask) -> Result<T, crate::bucket::BucketError>,
+) -> Result<Value, OpError> {
+    let ask = Ask {
+        stage: &|what, total| progress.stage(what, total),
+        advance: &|n| {
+            progress.advance(n);
+            !progress.cancelled()
+        },
+    };
+    to_value(&f(&ask)?)
 }
 
 /// Reads a rule for a bucket or a directory in any accepted form; errors keep the vendors' words.
@@ -168,6 +234,13 @@ mod tests {
             Command::Grant { uid: 1000, allow: true },
             Command::ObjectShow { path: WirePath::from(std::path::PathBuf::from("x")) },
             Command::Rewrap,
+            Command::Coverage { list: Some(Listed::Plain), most: 5 },
+            Command::Convert {
+                path: WirePath::from(std::path::PathBuf::new()),
+                rule: Some("KMS".into()),
+                new_keys: true,
+            },
+            Command::Erase { paths: vec![WirePath::from(std::path::PathBuf::from("x"))], recursive: false },
             Command::KeyUse { key: "mk-1".into() },
             Command::Check { read_data: true },
             Command::Commit,

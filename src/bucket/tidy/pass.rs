@@ -131,7 +131,7 @@ impl Bucket {
     }
 
     /// Commit, although nothing may have changed.
-    fn commit_for_sure(&self) -> Result<(), BucketError> {
+    pub(in crate::bucket) fn commit_for_sure(&self) -> Result<(), BucketError> {
         self.tidy.commit_wanted.store(true, Ordering::Release);
         self.commit()
     }
@@ -159,7 +159,7 @@ impl Bucket {
     }
 
     /// Have the open segment end, and know it closed.
-    fn end_segment(&self) -> Result<(), BucketError> {
+    pub(in crate::bucket) fn end_segment(&self) -> Result<(), BucketError> {
         self.tidy.end_segment.store(true, Ordering::Release);
         self.commit_for_sure()?;
         // The first commit ends it; that it was closed when an epoch froze is known after the second.
@@ -184,6 +184,7 @@ impl Bucket {
                     e @ (BucketError::Damaged { .. }
                     | BucketError::Key(_)
                     | BucketError::Customer(_)
+                    | BucketError::Erased(_)
                     | BucketError::NotFound(_)),
                 ) => {
                     log::debug!("object {ino} is not merged: {e}");
