@@ -194,6 +194,7 @@ fn crypto_errno(e: &CryptoError) -> i32 {
         CryptoError::WrongKey => libc::EKEYREJECTED,
         CryptoError::Damaged | CryptoError::Malformed { .. } => libc::EBADMSG,
         CryptoError::NewerVersion(_) | CryptoError::Random(_) => libc::EIO,
+        CryptoError::Memory { .. } => libc::ENOMEM,
     }
 }
 
@@ -208,19 +209,32 @@ fn key_errno(e: &KeyError) -> i32 {
         | KeyError::RootTooOpen { .. }
         | KeyError::KeyringMissing(_)
         | KeyError::UnknownProvider { .. }
+        | KeyError::NoPassphrase { .. }
+        | KeyError::Command { .. }
+        | KeyError::NoCredential { .. }
+        | KeyError::RootChanged { .. }
         | KeyError::StoreUnknown(_)
         | KeyError::BucketUnknown(_) => libc::ENOKEY,
-        KeyError::RootMalformed { .. } | KeyError::RootWrong { .. } => libc::EKEYREJECTED,
+        KeyError::RootMalformed { .. }
+        | KeyError::RootWrong { .. }
+        | KeyError::RootSourceMalformed { .. }
+        | KeyError::RootPassphraseWrong(_)
+        | KeyError::BadPassphrase { .. }
+        | KeyError::KitWrong { .. } => libc::EKEYREJECTED,
         KeyError::NotAKeyring { .. }
         | KeyError::KeyringDamaged { .. }
         | KeyError::RowAltered { .. }
         | KeyError::RowsAltered { .. }
+        | KeyError::KitMalformed { .. }
+        | KeyError::KitDamaged { .. }
         | KeyError::StoreIdMalformed { .. } => libc::EBADMSG,
         KeyError::KeyringBusy(_) => libc::EAGAIN,
         KeyError::KeyringFull(_) => libc::ENOSPC,
         KeyError::Managed(_) => libc::EPERM,
-        KeyError::AliasTaken(_) | KeyError::BucketKnown(_) => libc::EEXIST,
-        KeyError::BadAlias(_) => libc::EINVAL,
+        KeyError::AliasTaken(_) | KeyError::BucketKnown(_) | KeyError::KitExists(_) | KeyError::KitInTheWay(_) => {
+            libc::EEXIST
+        }
+        KeyError::BadAlias(_) | KeyError::RootPlace { .. } => libc::EINVAL,
         KeyError::Unwrap { source, .. } => crypto_errno(source),
         KeyError::Crypto(e) => crypto_errno(e),
         KeyError::KeyringNewer { .. }

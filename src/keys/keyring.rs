@@ -5,12 +5,13 @@
 use super::KeyError;
 use super::db;
 use super::files::make_private_dir;
-use super::root::{RootSource, root_id_text};
-use super::rows::{Rows, Snapshot, Table};
-use crate::crypto::derive;
+use super::root::{self, RootSource, root_id_text};
+use super::rewrap::rewrap_row;
+use super::rows::{Rows, Snapshot, TABLES, Table};
 use crate::crypto::secret::{MacKey, MasterKey, RootKey};
+use crate::crypto::{derive, wrap};
 use crate::types::{KeyId, to_hex};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use rusqlite::types::Value;
 use rusqlite::{Connection, TransactionBehavior};
 use std::collections::HashMap;
@@ -29,11 +30,29 @@ pub struct Created {
 /// An open keyring with its root key. May be shared by threads.
 pub struct Keyring {
     path: PathBuf,
-    pub(super) root: RootKey,
-    root_id: [u8; 8],
-    tag_key: MacKey,
+    /// Changed only while `inner` is locked.
+    held: RwLock<Arc<Held>>,
+    /// The root key that another process is about to change to, if it said so.
+    next: Mutex<Option<RootKey>>,
     inner: Mutex<Inner>,
     pub(super) calls: AtomicU64,
+}
+
+/// The root key and what is derived from it.
+struct Held {
+    root: Arc<RootKey>,
+    id: [u8; 8],
+    tag_key: MacKey,
+}
+
+impl Held {
+    fn new(root: RootKey) -> Held {
+        Held { id: derive::root_id(&root), tag_key: derive::keyring_key(&root), root: Arc::new(root) }
+    }
+
+    fn rows<'a>(&'a self, path: &'a Path) -> Rows<'a> {
+        Rows { key: &self.tag_key, path }
+    }
 }
 
 /// What the mutex guards.
@@ -44,6 +63,9 @@ pub(super) struct Inner {
     /// Master key versions unwrapped since the keyring last changed.
     pub unwrapped: HashMap<(KeyId, u32), Arc<MasterKey>>,
 }
+
+/// A table and its rows.
+pub(super) type Dumped = (&'static Table, Vec<Vec<Value>>);
 
 /// An open transaction that changes the keyring.
 pub(super) struct Change<'a> {
@@ -71,45 +93,79 @@ pub fn keyring_path(config_dir: &Path) -> PathBuf {
     config_dir.join("keyring.db")
 }
 
+/// The id of the root key that the keyring in `config_dir` needs; None when there is no keyring.
+pub fn needed_root(config_dir: &Path) -> Result<Option<[u8; 8]>, KeyError> {
+    let path = keyring_path(config_dir);
+    if path.symlink_metadata().is_err() {
+        return Ok(None);
+    }
+    Rows::root_id(&db::open(&path)?, &path).map(Some)
+}
+
 impl Keyring {
     /// Opens the keyring of `config_dir`; makes root key and keyring where neither is there yet. A root key is never
     /// made beside a keyring, which needs its own.
     pub fn open_or_create(config_dir: &Path, root: RootSource) -> Result<(Keyring, Created), KeyError> {
-        let path = keyring_path(config_dir);
         let mut created = Created::default();
-        if path.symlink_metadata().is_err() {
+        if keyring_path(config_dir).symlink_metadata().is_err() {
             make_private_dir(config_dir).map_err(KeyError::io(config_dir))?;
-            if let Some(dir) = root.path().parent() {
+            if let RootSource::File(path) = &root
+                && let Some(dir) = path.parent()
+            {
                 make_private_dir(dir).map_err(KeyError::io(dir))?;
+                created.root_key = root.create_if_absent()?;
             }
-            created.root_key = root.create_if_absent()?;
-            let key = root.load(None)?;
-            let tag_key = derive::keyring_key(&key);
-            created.keyring = db::create(&path, |db| {
-                let rows = Rows { key: &tag_key, path: &path };
-                let mut empty = rows.load(db)?;
-                rows.put_meta(db, &derive::root_id(&key), 1, &mut empty)
-            })?;
+            created.keyring = Keyring::create_empty(config_dir, &root.load(None)?)?;
         }
         Ok((Keyring::open(config_dir, root)?, created))
     }
 
-    /// Opens the keyring of `config_dir` and verifies all of it.
+    /// Makes an empty keyring under this root key unless there is a keyring: false then.
+    pub fn create_empty(config_dir: &Path, root: &RootKey) -> Result<bool, KeyError> {
+        Keyring::create_filled(config_dir, root, 1, |_| Ok(()))
+    }
+
+    /// Makes a keyring of this generation under this root key, filled by `fill`, unless there is one: false then.
+    pub(super) fn create_filled(
+        config_dir: &Path,
+        root: &RootKey,
+        generation: u64,
+        fill: impl FnOnce(&dyn Fn(&Table, &[Value]) -> Result<(), KeyError>) -> Result<(), KeyError>,
+    ) -> Result<bool, KeyError> {
+        let path = keyring_path(config_dir);
+        let tag_key = derive::keyring_key(root);
+        db::create(&path, |db| {
+            let rows = Rows { key: &tag_key, path: &path };
+            fill(&|table, values| rows.put(db, table, values))?;
+            let mut filled = rows.load(db)?;
+            rows.put_meta(db, &derive::root_id(root), generation, &mut filled)
+        })
+    }
+
+    /// Opens the keyring of `config_dir` with the root key from `source`, and verifies all of it.
     pub fn open(config_dir: &Path, source: RootSource) -> Result<Keyring, KeyError> {
         let path = keyring_path(config_dir);
+        let needed = to_hex(&Rows::root_id(&db::open(&path)?, &path)?);
+        Keyring::open_with(config_dir, source.load(Some(&needed))?, &source.name())
+    }
+
+    /// Opens the keyring of `config_dir` with this root key, and verifies all of it. `from` is what messages call the
+    /// place of the key.
+    pub fn open_with(config_dir: &Path, root: RootKey, from: &str) -> Result<Keyring, KeyError> {
+        let path = keyring_path(config_dir);
         let db = db::open(&path)?;
-        let root_id = Rows::root_id(&db, &path)?;
-        let needed = to_hex(&root_id);
-        let root = source.load(Some(&needed))?;
-        if derive::root_id(&root) != root_id {
-            let found = root_id_text(&root);
-            return Err(KeyError::RootWrong { path: source.path().to_owned(), found, needed, keyring: path });
+        let needed = Rows::root_id(&db, &path)?;
+        let held = Held::new(root);
+        if held.id != needed {
+            let (found, needed) = (root_id_text(&held.root), to_hex(&needed));
+            return Err(KeyError::RootWrong { path: from.into(), found, needed, keyring: path });
         }
-        let tag_key = derive::keyring_key(&root);
-        let mut inner = Inner { db, data_version: -1, snapshot: Snapshot::default(), unwrapped: HashMap::new() };
-        inner.refresh(&Rows { key: &tag_key, path: &path })?;
-        let calls = AtomicU64::new(0);
-        Ok(Keyring { path, root, root_id, tag_key, inner: Mutex::new(inner), calls })
+        root::finish(config_dir, &needed);
+        let inner = Inner { db, data_version: -1, snapshot: Snapshot::default(), unwrapped: HashMap::new() };
+        let (held, next) = (RwLock::new(Arc::new(held)), Mutex::new(None));
+        let keyring = Keyring { path, held, next, inner: Mutex::new(inner), calls: AtomicU64::new(0) };
+        keyring.generation()?;
+        Ok(keyring)
     }
 
     /// The keyring's file.
@@ -117,9 +173,23 @@ impl Keyring {
         &self.path
     }
 
+    /// The directory that the keyring lies in.
+    pub fn config_dir(&self) -> &Path {
+        self.path.parent().unwrap_or(Path::new("/"))
+    }
+
     /// The root key's id, 16 hexadecimal digits.
     pub fn root_id(&self) -> String {
-        to_hex(&self.root_id)
+        to_hex(&self.held().id)
+    }
+
+    /// The root key. Within `read` and `change` it is the one that the rows are wrapped under.
+    pub(super) fn root(&self) -> Arc<RootKey> {
+        Arc::clone(&self.held().root)
+    }
+
+    fn held(&self) -> Arc<Held> {
+        Arc::clone(&self.held.read())
     }
 
     /// Grows with every change, by whichever process: a mount that sees it grow asks for its keys again.
@@ -130,49 +200,153 @@ impl Keyring {
     /// Runs `f` on the newest verified snapshot.
     pub(super) fn read<T>(&self, f: impl FnOnce(&mut Inner) -> Result<T, KeyError>) -> Result<T, KeyError> {
         let mut inner = self.inner.lock();
-        inner.refresh(&self.rows())?;
+        self.refresh(&mut inner)?;
         f(&mut inner)
     }
 
     /// Runs `f` in one transaction; all of it becomes durable with the next generation, or nothing does.
     pub(super) fn change<T>(&self, f: impl FnOnce(&Change<'_>) -> Result<T, KeyError>) -> Result<T, KeyError> {
         let mut guard = self.inner.lock();
-        let rows = self.rows();
+        self.refresh(&mut guard)?;
+        let held = self.held();
+        let rows = held.rows(&self.path);
         let Inner { db, snapshot, unwrapped, .. } = &mut *guard;
         let sql = |e| KeyError::sql(&self.path)(e);
         let tx = db.transaction_with_behavior(TransactionBehavior::Immediate).map_err(sql)?;
         // Verified inside the transaction: a change never puts its tag over rows that were not.
+        held.is_needed(&tx, &self.path)?;
         let mut before = rows.load(&tx)?;
         rows.verify_meta(&tx, &mut before)?;
-        let out = f(&Change { db: &tx, rows: self.rows(), snapshot: &before })?;
+        let out = f(&Change { db: &tx, rows: held.rows(&self.path), snapshot: &before })?;
         let mut after = rows.load(&tx)?;
-        rows.put_meta(&tx, &self.root_id, before.generation + 1, &mut after)?;
+        rows.put_meta(&tx, &held.id, before.generation + 1, &mut after)?;
         tx.commit().map_err(sql)?;
         *snapshot = after;
         unwrapped.clear();
         Ok(out)
     }
 
-    fn rows(&self) -> Rows<'_> {
-        Rows { key: &self.tag_key, path: &self.path }
+    /// Wraps every key under `new` and tags every row with it, in one transaction. `before_commit` may still end it.
+    pub(super) fn rewrap_under(
+        &self,
+        new: RootKey,
+        before_commit: &mut dyn FnMut() -> Result<(), KeyError>,
+    ) -> Result<(), KeyError> {
+        let mut guard = self.inner.lock();
+        self.refresh(&mut guard)?;
+        let (held, new) = (self.held(), Held::new(new));
+        let Inner { db, snapshot, unwrapped, .. } = &mut *guard;
+        let sql = |e| KeyError::sql(&self.path)(e);
+        let tx = db.transaction_with_behavior(TransactionBehavior::Immediate).map_err(sql)?;
+        held.is_needed(&tx, &self.path)?;
+        let (old_rows, new_rows) = (held.rows(&self.path), new.rows(&self.path));
+        let mut before = old_rows.load(&tx)?;
+        old_rows.verify_meta(&tx, &mut before)?;
+        for table in TABLES {
+            for mut row in old_rows.all(&tx, table, &mut Vec::new())? {
+                rewrap_row(table, &mut row, &held.root, &new.root)?;
+                new_rows.put(&tx, table, &row)?;
+            }
+        }
+        let mut after = new_rows.load(&tx)?;
+        new_rows.put_meta(&tx, &new.id, before.generation + 1, &mut after)?;
+        // Nothing is committed that the new key does not open.
+        for table in TABLES {
+            for mut row in new_rows.all(&tx, table, &mut Vec::new())? {
+                rewrap_row(table, &mut row, &new.root, &new.root)?;
+            }
+        }
+        before_commit()?;
+        tx.commit().map_err(sql)?;
+        *snapshot = after;
+        unwrapped.clear();
+        *self.held.write() = Arc::new(new);
+        Ok(())
     }
-}
 
-impl Inner {
-    fn refresh(&mut self, rows: &Rows<'_>) -> Result<(), KeyError> {
-        if db::data_version(&self.db, rows.path)? == self.data_version {
+    /// Takes the root key that another process is about to change to, wrapped under the present one
+    /// (`Steps::tell`). It is used when the keyring needs it, and not before.
+    ///
+    /// # Errors
+    /// `Unwrap`: it does not come from somebody who has the present root key.
+    pub fn accept_root(&self, next_id: &[u8; 8], sealed: &[u8]) -> Result<(), KeyError> {
+        let root = self.root();
+        let next = wrap::unwrap_next_root(&root, next_id, sealed)
+            .map_err(|source| KeyError::Unwrap { what: "the next root key".into(), source })?;
+        *self.next.lock() = Some(next);
+        Ok(())
+    }
+
+    /// The generation and every row of it as they lie in the file, verified; keys in them are wrapped under the root key,
+    /// which comes along.
+    pub(super) fn dump(&self) -> Result<(u64, Arc<RootKey>, Vec<Dumped>), KeyError> {
+        let mut inner = self.inner.lock();
+        self.refresh(&mut inner)?;
+        let held = self.held();
+        let rows = held.rows(&self.path);
+        let tx = inner.db.transaction().map_err(KeyError::sql(&self.path))?;
+        held.is_needed(&tx, &self.path)?;
+        let mut snapshot = rows.load(&tx)?;
+        rows.verify_meta(&tx, &mut snapshot)?;
+        let tables = TABLES.map(|table| Ok((table, rows.all(&tx, table, &mut Vec::new())?)));
+        let tables = tables.into_iter().collect::<Result<Vec<_>, KeyError>>()?;
+        Ok((snapshot.generation, Arc::clone(&held.root), tables))
+    }
+
+    fn refresh(&self, inner: &mut Inner) -> Result<(), KeyError> {
+        if db::data_version(&inner.db, &self.path)? == inner.data_version {
             return Ok(());
         }
         // One read transaction: the version, the rows and meta belong together.
-        let tx = self.db.transaction().map_err(KeyError::sql(rows.path))?;
+        let tx = inner.db.transaction().map_err(KeyError::sql(&self.path))?;
+        let needed = Rows::root_id(&tx, &self.path)?;
+        let mut held = self.held();
+        if held.id != needed {
+            held = Arc::new(Held::new(self.changed_root(&held, needed)?));
+        }
+        let rows = held.rows(&self.path);
         let mut snapshot = rows.load(&tx)?;
         rows.verify_meta(&tx, &mut snapshot)?;
-        let version = db::data_version(&tx, rows.path)?;
-        tx.commit().map_err(KeyError::sql(rows.path))?;
-        self.unwrapped.clear();
-        self.snapshot = snapshot;
-        self.data_version = version;
+        let version = db::data_version(&tx, &self.path)?;
+        tx.commit().map_err(KeyError::sql(&self.path))?;
+        inner.unwrapped.clear();
+        inner.snapshot = snapshot;
+        inner.data_version = version;
+        if held.id != self.held().id {
+            log::info!("the root key was changed to {}: using that", to_hex(&held.id));
+            *self.held.write() = held;
+        }
         Ok(())
+    }
+
+    /// The root key that the keyring was changed to: as it was told, or from its file, which asks nobody. Not from a
+    /// program: a mount must not start one that may wait for the mount.
+    fn changed_root(&self, held: &Held, needed: [u8; 8]) -> Result<RootKey, KeyError> {
+        let mut next = self.next.lock();
+        if next.as_ref().is_some_and(|k| derive::root_id(k) == needed)
+            && let Some(told) = next.take()
+        {
+            return Ok(told);
+        }
+        if let Ok(found) = root::find(self.config_dir(), Some(&needed))
+            && matches!(found.source, RootSource::File(_))
+            && let Ok(key) = root::load(self.config_dir(), Some(&needed), &root::Nobody)
+            && derive::root_id(&key) == needed
+        {
+            return Ok(key);
+        }
+        let (held, needed) = (to_hex(&held.id), to_hex(&needed));
+        Err(KeyError::RootChanged { keyring: self.path.clone(), held, needed })
+    }
+}
+
+impl Held {
+    /// Err when the keyring was changed to another root key since it was looked at.
+    fn is_needed(&self, db: &Connection, path: &Path) -> Result<(), KeyError> {
+        match Rows::root_id(db, path)? {
+            needed if needed == self.id => Ok(()),
+            _ => Err(KeyError::KeyringBusy(path.to_owned())),
+        }
     }
 }
 

@@ -140,7 +140,7 @@ impl Keyring {
         }
         let wrapped =
             inner.snapshot.versions.get(&place).ok_or_else(|| KeyError::NoVersion { key: key.0.clone(), version })?;
-        let master = wrap::unwrap_master(&self.root, key, version, wrapped)
+        let master = wrap::unwrap_master(&self.root(), key, version, wrapped)
             .map_err(|source| KeyError::Unwrap { what: format!("version {version} of key {key}"), source })?;
         let master = Arc::new(master);
         inner.unwrapped.insert(place, Arc::clone(&master));
@@ -181,7 +181,7 @@ impl Keyring {
     }
 
     fn insert_version(&self, c: &Change<'_>, key: &KeyId, version: u32) -> Result<(), KeyError> {
-        let wrapped = wrap::wrap_master(&self.root, key, version, &MasterKey::random()?)?;
+        let wrapped = wrap::wrap_master(&self.root(), key, version, &MasterKey::random()?)?;
         let values =
             [Value::Text(key.0.clone()), Value::Integer(version.into()), Value::Blob(wrapped), Value::Integer(now())];
         c.put(&VERSION, &values)

@@ -8,7 +8,7 @@ use crate::crypto::secret::MacKey;
 use crate::types::{BucketId, KeyId, StoreId, to_hex};
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, params_from_iter};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
@@ -33,6 +33,11 @@ pub const MASTER: Table = Table {
 };
 pub const VERSION: Table =
     Table { name: "master_key_version", columns: &["key_id", "version", "wrapped", "created"], key_columns: 2 };
+pub const KIT: Table = Table { name: "kit", columns: &["number", "created", "id"], key_columns: 1 };
+pub const KIT_KEY: Table = Table { name: "kit_key", columns: &["number", "key_id"], key_columns: 2 };
+
+/// Every table with tagged rows, in the order in which meta's tag covers them (FORMAT.md, "Root key and keyring").
+pub const TABLES: [&Table; 6] = [&STORE, &BUCKET, &MASTER, &VERSION, &KIT, &KIT_KEY];
 
 pub struct BucketRow {
     pub id: BucketId,
@@ -53,6 +58,15 @@ pub struct MasterRow {
     pub provider: Option<String>,
 }
 
+/// A recovery kit that was made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KitRow {
+    pub number: u32,
+    /// Unix seconds.
+    pub created: i64,
+    pub id: [u8; 16],
+}
+
 /// Everything in the keyring as of one generation, verified.
 #[derive(Default)]
 pub struct Snapshot {
@@ -62,6 +76,9 @@ pub struct Snapshot {
     pub masters: BTreeMap<KeyId, MasterRow>,
     /// Wrapped master key versions.
     pub versions: BTreeMap<(KeyId, u32), Vec<u8>>,
+    /// Recovery kits by number, and the master keys in each.
+    pub kits: Vec<KitRow>,
+    pub kit_keys: BTreeSet<(u32, KeyId)>,
     /// Tags of all rows in order, what meta's tag covers.
     tags: Vec<u8>,
 }
@@ -127,6 +144,14 @@ impl Rows<'_> {
             let version = u32::try_from(c.integer()?).map_err(|_| c.bad("version"))?;
             s.versions.insert((id, version), c.blob()?);
         }
+        for row in self.all(db, &KIT, &mut tags)? {
+            let mut c = Columns { rows: self, table: &KIT, values: row.into_iter() };
+            s.kits.push(KitRow { number: c.number()?, created: c.integer()?, id: c.array()? });
+        }
+        for row in self.all(db, &KIT_KEY, &mut tags)? {
+            let mut c = Columns { rows: self, table: &KIT_KEY, values: row.into_iter() };
+            s.kit_keys.insert((c.number()?, KeyId(c.text()?)));
+        }
         s.tags = tags;
         Ok(s)
     }
@@ -170,7 +195,8 @@ impl Rows<'_> {
             .ok_or_else(|| KeyError::KeyringDamaged { path: path.to_owned(), why: "no root key id".into() })
     }
 
-    fn all(&self, db: &Connection, table: &Table, tags: &mut Vec<u8>) -> Result<Vec<Vec<Value>>, KeyError> {
+    /// The rows of one table by primary key, verified, without their tags; those go behind `tags`.
+    pub fn all(&self, db: &Connection, table: &Table, tags: &mut Vec<u8>) -> Result<Vec<Vec<Value>>, KeyError> {
         let n = table.columns.len();
         let key = table.columns[..table.key_columns].join(",");
         let sql = format!("SELECT {}, tag FROM {} ORDER BY {key}", table.columns.join(","), table.name);
@@ -241,6 +267,9 @@ impl Columns<'_> {
             Some(Value::Integer(i)) => Ok(i),
             _ => Err(self.bad("number")),
         }
+    }
+    fn number(&mut self) -> Result<u32, KeyError> {
+        self.integer().and_then(|n| u32::try_from(n).map_err(|_| self.bad("number")))
     }
     fn text(&mut self) -> Result<String, KeyError> {
         match self.values.next() {

@@ -48,3 +48,17 @@ CREATE TABLE master_key_version (
   tag     BLOB NOT NULL,
   PRIMARY KEY (key_id, version)
 ) STRICT;
+
+CREATE TABLE kit (
+  number  INTEGER PRIMARY KEY NOT NULL,     -- from 1, also on the kit itself
+  created INTEGER NOT NULL,
+  id      BLOB NOT NULL,                    -- 16 random bytes, in the kit as well
+  tag     BLOB NOT NULL
+) STRICT;
+
+CREATE TABLE kit_key (
+  number INTEGER NOT NULL,                  -- of the kit
+  key_id TEXT NOT NULL,                     -- a master key that it holds, all versions of that time
+  tag    BLOB NOT NULL,
+  PRIMARY KEY (number, key_id)
+) STRICT;

@@ -44,6 +44,14 @@ fn of_key(e: &KeyError) -> ErrorCode {
         | KeyError::RootTooOpen { .. }
         | KeyError::RootMalformed { .. }
         | KeyError::RootWrong { .. }
+        | KeyError::RootSourceMalformed { .. }
+        | KeyError::RootPassphraseWrong(_)
+        | KeyError::NoPassphrase { .. }
+        | KeyError::BadPassphrase { .. }
+        | KeyError::Command { .. }
+        | KeyError::NoCredential { .. }
+        | KeyError::RootChanged { .. }
+        | KeyError::KitWrong { .. }
         | KeyError::KeyringMissing(_)
         | KeyError::NotAKeyring { .. }
         | KeyError::NotFound(_)
@@ -55,13 +63,17 @@ fn of_key(e: &KeyError) -> ErrorCode {
         | KeyError::RowAltered { .. }
         | KeyError::RowsAltered { .. }
         | KeyError::Unwrap { .. }
+        | KeyError::KitMalformed { .. }
+        | KeyError::KitDamaged { .. }
         | KeyError::StoreIdLost(_)
         | KeyError::StoreIdMalformed { .. } => ErrorCode::Damage,
         KeyError::KeyringNewer { .. } => ErrorCode::Newer,
         KeyError::KeyringBusy(_) => ErrorCode::Busy,
         KeyError::KeyringFull(_) => ErrorCode::Full,
-        KeyError::Managed(_) => ErrorCode::Refused,
-        KeyError::AliasTaken(_) | KeyError::BucketKnown(_) => ErrorCode::Exists,
+        KeyError::Managed(_) | KeyError::RootPlace { .. } => ErrorCode::Refused,
+        KeyError::AliasTaken(_) | KeyError::BucketKnown(_) | KeyError::KitExists(_) | KeyError::KitInTheWay(_) => {
+            ErrorCode::Exists
+        }
         KeyError::BadAlias(_) => ErrorCode::Usage,
         KeyError::StoreMissing(_)
         | KeyError::StoreGone { .. }
