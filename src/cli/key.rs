@@ -36,6 +36,8 @@ pub fn run(place: &Place, command: &KeyCmd) -> Result<(), OpError> {
             keys.rotate(&id)?;
             show(&keys, &id, output.json)
         }
+        KeyCmd::Root(command) => super::root::run(place, command),
+        KeyCmd::Kit(command) => super::kit::run(place, command),
         KeyCmd::Rewrap { bucket, output } => {
             let bar = Bar::new();
             let report = place::run(place, bucket, &Command::Rewrap, &bar)?;

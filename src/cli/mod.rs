@@ -6,6 +6,7 @@ mod check;
 mod daemon;
 mod encryption;
 mod key;
+mod kit;
 mod logging;
 mod mount;
 mod mountpoint;
@@ -14,6 +15,9 @@ mod options;
 mod place;
 mod print;
 mod remount;
+mod root;
+mod secrets;
+mod terminal;
 mod umount;
 
 use std::ffi::OsString;

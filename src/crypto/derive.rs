@@ -117,7 +117,11 @@ mod tests {
                 to_hex(keyring_key(&root).expose()),
                 "bedbd47bcac77395224eb47ac5cbdab5558cbf04e81cca3e8c6c0b2a7a23cae0",
             ),
-            ("kit", to_hex(&kit_key(&root, &[7; 16])[..]), "b2b369c3484b7bfbb9dfedf94a32d52725a9283ece145508a34847e8de954e20"),
+            (
+                "kit",
+                to_hex(&kit_key(&root, &[7; 16])[..]),
+                "b2b369c3484b7bfbb9dfedf94a32d52725a9283ece145508a34847e8de954e20",
+            ),
             (
                 "settings",
                 to_hex(settings_key(&bucket).expose()),

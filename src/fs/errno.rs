@@ -207,6 +207,7 @@ fn key_errno(e: &KeyError) -> i32 {
         KeyError::RootMissing { .. }
         | KeyError::RootUnreadable { .. }
         | KeyError::RootTooOpen { .. }
+        | KeyError::RootForeign { .. }
         | KeyError::KeyringMissing(_)
         | KeyError::UnknownProvider { .. }
         | KeyError::NoPassphrase { .. }

@@ -20,6 +20,8 @@ pub enum KeyError {
         "the root key {path} can be read by others (mode {mode:04o}): run chmod 600 on it, and consider it known to them"
     )]
     RootTooOpen { path: PathBuf, mode: u32 },
+    #[error("{path} belongs to user {uid}, who can read it: run chown on it, and consider it known to that user")]
+    RootForeign { path: PathBuf, uid: u32 },
     #[error("{path} is not a root key: {why}. Put the key back from your backup")]
     RootMalformed { path: PathBuf, why: &'static str },
     #[error("{path} holds the root key with id {found}, but the keyring {keyring} needs the one with id {needed}")]
@@ -54,7 +56,9 @@ pub enum KeyError {
     KitDamaged { path: PathBuf, number: u32 },
     #[error("{0} exists already: a recovery kit is a new file")]
     KitExists(PathBuf),
-    #[error("{0} holds a root key or a keyring already: restore into another directory with --config DIR, or move them away")]
+    #[error(
+        "{0} holds a root key or a keyring already: restore into another directory with --config DIR, or move them away"
+    )]
     KitInTheWay(PathBuf),
 
     // The keyring's file.

@@ -5,8 +5,8 @@
 use super::KeyError;
 use super::db;
 use super::files::make_private_dir;
-use super::root::{self, RootSource, root_id_text};
 use super::rewrap::rewrap_row;
+use super::root::{self, RootSource, root_id_text};
 use super::rows::{Rows, Snapshot, TABLES, Table};
 use crate::crypto::secret::{MacKey, MasterKey, RootKey};
 use crate::crypto::{derive, wrap};
@@ -237,6 +237,7 @@ impl Keyring {
         let (held, new) = (self.held(), Held::new(new));
         let Inner { db, snapshot, unwrapped, .. } = &mut *guard;
         let sql = |e| KeyError::sql(&self.path)(e);
+        db::keep_journal(db, &self.path)?;
         let tx = db.transaction_with_behavior(TransactionBehavior::Immediate).map_err(sql)?;
         held.is_needed(&tx, &self.path)?;
         let (old_rows, new_rows) = (held.rows(&self.path), new.rows(&self.path));
@@ -261,6 +262,9 @@ impl Keyring {
         *snapshot = after;
         unwrapped.clear();
         *self.held.write() = Arc::new(new);
+        if let Err(e) = db::wipe_journal(db, &self.path) {
+            log::warn!("the root key is changed, but what the keyring's journal held could not be wiped: {e}");
+        }
         Ok(())
     }
 

@@ -5,19 +5,20 @@ mod compare;
 mod text;
 
 use super::KeyError;
-use super::files::{create_if_absent, make_private_dir, open_regular, read_up_to};
-use super::keyring::{Change, Keyring, keyring_path, now};
+use super::files::{create_if_absent, make_private_dir, open_regular, read_up_to, rename_over};
+use super::keyring::{Change, Keyring, needed_root, now};
 use super::root;
-use super::rows::{KIT, KIT_KEY, Snapshot, TABLES, VERSION};
+use super::rows::{KIT, KIT_BUCKET, KIT_KEY, Snapshot, TABLES, VERSION};
 use crate::crypto::gcm::{Aes256GcmBackend, Gcm, TAG_BYTES};
 use crate::crypto::passphrase::{Kdf, Passphrase, SecretText};
-use crate::crypto::secret::{RootKey, random_id};
+use crate::crypto::secret::{PassKey, RootKey, random_id};
 use crate::crypto::{CryptoError, code, derive, wrap};
 use crate::types::{KeyId, to_hex};
 use rusqlite::types::Value;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-pub use compare::KitLine;
+pub use compare::{KitHas, KitLine};
 
 /// Longest kit that is read: ten thousand keys take some 5 MB.
 const BYTES_MAX: usize = 64 << 20;
@@ -35,10 +36,10 @@ pub struct KitInfo {
     pub number: u32,
     /// Unix seconds.
     pub created: i64,
-    /// The master keys in it.
-    pub keys: Vec<KeyId>,
-    /// Master keys of today's keyring that are not in it. (`KitContents::compare` looks at versions and buckets, too.)
-    pub missing: Vec<KeyId>,
+    /// How many master keys are in it.
+    pub keys: usize,
+    /// What of today's keyring is not: `mk-...`, `mk-... version 3`, `bucket NAME`.
+    pub missing: Vec<String>,
 }
 
 /// A kit's file, read but not opened.
@@ -59,6 +60,15 @@ pub struct Kit {
     payload: Vec<u8>,
 }
 
+/// What a restore found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Restored {
+    /// Then it was left as it is.
+    pub keyring_was_there: bool,
+    /// Where the record of the root key's source went, that was in the way.
+    pub set_aside: Option<PathBuf>,
+}
+
 /// What an opened kit holds.
 pub struct KitContents {
     root: RootKey,
@@ -69,7 +79,12 @@ pub struct KitContents {
 impl Keyring {
     /// Makes a kit at `path`, where nothing may be; its number, and the code when it was asked for. It is numbered and
     /// recorded in the keyring first, so that no kit is unknown.
-    pub fn create_kit(&self, path: &Path, seal: KitSeal, memory_kib: u32) -> Result<(u32, Option<SecretText>), KeyError> {
+    pub fn create_kit(
+        &self,
+        path: &Path,
+        seal: KitSeal,
+        memory_kib: u32,
+    ) -> Result<(u32, Option<SecretText>), KeyError> {
         if path.symlink_metadata().is_ok() {
             return Err(KeyError::KitExists(path.to_owned()));
         }
@@ -108,7 +123,10 @@ impl Keyring {
             let tag = gcm.seal(&[0; 12], kit.head.as_bytes(), &plain, &mut kit.payload);
             kit.payload.extend_from_slice(&tag);
             match create_if_absent(path, text::print(&kit).as_bytes()) {
-                Ok(true) => Ok(()),
+                // What cannot be opened again from the disk is no kit.
+                Ok(true) => Kit::read(path).and_then(|kit| kit.open_with(&pass_key)).map(drop).inspect_err(|_| {
+                    let _ = std::fs::remove_file(path);
+                }),
                 Ok(false) => Err(KeyError::KitExists(path.to_owned())),
                 Err(e) => Err(KeyError::io(path)(e)),
             }
@@ -116,8 +134,8 @@ impl Keyring {
         if let Err(e) = made {
             // There is no such kit: its number may be used again.
             let forgotten = self.change(|c| {
-                c.delete(&KIT_KEY, "number", Value::Integer(number.into()))?;
-                c.delete(&KIT, "number", Value::Integer(number.into()))
+                let tables = [&KIT_BUCKET, &KIT_KEY, &KIT];
+                tables.iter().try_for_each(|table| c.delete(table, "number", Value::Integer(number.into())))
             });
             return Err(forgotten.err().unwrap_or(e));
         }
@@ -127,11 +145,18 @@ impl Keyring {
     /// The kits that were made, by number.
     pub fn list_kits(&self) -> Result<Vec<KitInfo>, KeyError> {
         self.read(|inner| {
-            let here = keys_with_bytes(&inner.snapshot);
-            let kits = inner.snapshot.kits.iter().map(|kit| {
-                let held = inner.snapshot.kit_keys.iter().filter(|(n, _)| *n == kit.number);
-                let keys: Vec<KeyId> = held.map(|(_, key)| key.clone()).collect();
-                let missing = here.iter().filter(|k| !keys.contains(k)).cloned().collect();
+            let s = &inner.snapshot;
+            let here = keys_with_bytes(s);
+            let kits = s.kits.iter().map(|kit| {
+                let version = |key: &KeyId| s.kit_keys.get(&(kit.number, key.clone())).copied();
+                let keys = here.iter().filter_map(|(key, newest)| match version(key) {
+                    Some(held) if held >= *newest => None,
+                    Some(_) => Some(format!("{key} version {newest}")),
+                    None => Some(key.to_string()),
+                });
+                let buckets = s.buckets.iter().filter(|b| !s.kit_buckets.contains(&(kit.number, b.id)));
+                let missing = keys.chain(buckets.map(|b| format!("bucket {}", b.name))).collect();
+                let keys = s.kit_keys.keys().filter(|(n, _)| *n == kit.number).count();
                 KitInfo { number: kit.number, created: kit.created, keys, missing }
             });
             Ok(kits.collect())
@@ -140,7 +165,7 @@ impl Keyring {
 
     /// The numbers of the kits that hold `key`: where it still is after it was deleted here.
     pub fn kits_with(&self, key: &KeyId) -> Result<Vec<u32>, KeyError> {
-        self.read(|inner| Ok(inner.snapshot.kit_keys.iter().filter(|(_, k)| k == key).map(|(n, _)| *n).collect()))
+        self.read(|inner| Ok(inner.snapshot.kit_keys.keys().filter(|(_, k)| k == key).map(|(n, _)| *n).collect()))
     }
 }
 
@@ -148,18 +173,21 @@ impl Keyring {
 fn record(c: &Change<'_>, id: &[u8; 16], created: i64) -> Result<u32, KeyError> {
     let number = c.snapshot.kits.iter().map(|k| k.number).max().unwrap_or(0) + 1;
     c.put(&KIT, &[Value::Integer(number.into()), Value::Integer(created), Value::Blob(id.to_vec())])?;
-    for key in keys_with_bytes(c.snapshot) {
-        c.put(&KIT_KEY, &[Value::Integer(number.into()), Value::Text(key.0)])?;
+    for (key, version) in keys_with_bytes(c.snapshot) {
+        c.put(&KIT_KEY, &[Value::Integer(number.into()), Value::Text(key.0), Value::Integer(version.into())])?;
+    }
+    for bucket in &c.snapshot.buckets {
+        c.put(&KIT_BUCKET, &[Value::Integer(number.into()), Value::Blob(bucket.id.0.to_vec())])?;
     }
     Ok(number)
 }
 
-/// The master keys whose bytes the keyring has; others are held by another service, or destroyed.
-fn keys_with_bytes(snapshot: &Snapshot) -> Vec<KeyId> {
-    let mut keys: Vec<KeyId> =
-        snapshot.versions.iter().filter(|(_, wrapped)| !wrapped.is_empty()).map(|((id, _), _)| id.clone()).collect();
-    keys.dedup();
-    keys
+/// The master keys whose bytes the keyring has, each with its newest version; others are held by another service, or
+/// destroyed.
+fn keys_with_bytes(snapshot: &Snapshot) -> BTreeMap<KeyId, u32> {
+    let versions = snapshot.versions.iter().filter(|(_, wrapped)| !wrapped.is_empty());
+    // By key and version: the newest is the last.
+    versions.map(|((id, version), _)| (id.clone(), *version)).collect()
 }
 
 fn context(id: &[u8; 16], number: u32) -> Vec<u8> {
@@ -192,9 +220,12 @@ impl Kit {
         } else {
             typed
         };
+        self.open_with(&self.kdf.derive(secret.expose())?)
+    }
+
+    fn open_with(&self, key: &PassKey) -> Result<KitContents, KeyError> {
         let damaged = || KeyError::KitDamaged { path: self.path.clone(), number: self.number };
-        let key = self.kdf.derive(secret.expose())?;
-        let root = match wrap::unwrap_kit(&key, &context(&self.id, self.number), &self.wrapped) {
+        let root = match wrap::unwrap_kit(key, &context(&self.id, self.number), &self.wrapped) {
             Ok(root) => root,
             Err(CryptoError::WrongKey) => return Err(KeyError::KitWrong { number: self.number }),
             Err(_) => return Err(damaged()),
@@ -214,16 +245,15 @@ impl KitContents {
         to_hex(&derive::root_id(&self.root))
     }
 
-    /// Makes root key and keyring in `config_dir` as they were when the kit was made. Nothing there is written over; after
-    /// a crash it can be run again.
-    pub fn restore(&self, config_dir: &Path) -> Result<(), KeyError> {
+    /// Makes root key and keyring in `config_dir` as they were when the kit was made. A keyring that is there and needs
+    /// this root key stays as it is: it is newer. Nothing else is written over; after a crash it can be run again.
+    pub fn restore(&self, config_dir: &Path) -> Result<Restored, KeyError> {
         let in_the_way = || KeyError::KitInTheWay(config_dir.to_owned());
-        let (record, key) = (root::source_path(config_dir), config_dir.join("root.key"));
-        for taken in [&keyring_path(config_dir), &record] {
-            if taken.symlink_metadata().is_ok() {
-                return Err(in_the_way());
-            }
+        let keyring = needed_root(config_dir)?;
+        if keyring.is_some_and(|needed| needed != derive::root_id(&self.root)) {
+            return Err(in_the_way());
         }
+        let key = config_dir.join("root.key");
         let file = root::RootSource::in_config(config_dir);
         if key.symlink_metadata().is_ok() && !file.load(None).is_ok_and(|found| found.is_same(&self.root)) {
             return Err(in_the_way());
@@ -238,29 +268,42 @@ impl KitContents {
         }
         make_private_dir(config_dir).map_err(KeyError::io(config_dir))?;
         create_if_absent(&key, root::pack(&self.root).expose()).map_err(KeyError::io(&key))?;
-        let made = Keyring::create_filled(config_dir, &self.root, self.generation + 1, |put| {
-            for (name, rows) in &self.tables {
-                for table in TABLES.iter().filter(|t| t.name == name) {
-                    rows.iter().try_for_each(|row| put(table, row))?;
-                }
-            }
-            Ok(())
-        })?;
-        if !made {
-            return Err(in_the_way());
+        // A passphrase that nobody knows any more, or a program that is gone: out of the way, and kept.
+        let mut set_aside = None;
+        let record = root::source_path(config_dir);
+        if record.symlink_metadata().is_ok() {
+            let aside = record.with_extension(format!("source.before-{}", to_hex(&random_id()?[..4])));
+            rename_over(&record, &aside).map_err(KeyError::io(&record))?;
+            set_aside = Some(aside);
         }
-        Keyring::open(config_dir, file).map(drop)
+        if keyring.is_none() {
+            let made = Keyring::create_filled(config_dir, &self.root, self.generation + 1, |put| {
+                for (name, rows) in &self.tables {
+                    for table in TABLES.iter().filter(|t| t.name == name) {
+                        rows.iter().try_for_each(|row| put(table, row))?;
+                    }
+                }
+                Ok(())
+            })?;
+            if !made {
+                return Err(in_the_way());
+            }
+        }
+        Keyring::open(config_dir, file)?;
+        Ok(Restored { keyring_was_there: keyring.is_some(), set_aside })
     }
 
     fn newer(&self, config_dir: &Path, table: &str) -> KeyError {
-        let why = format!("its table {table:?} is not one that this ssefs knows: use the ssefs that made it, or a newer one");
+        let why =
+            format!("its table {table:?} is not one that this ssefs knows: use the ssefs that made it, or a newer one");
         KeyError::KitMalformed { path: config_dir.to_owned(), why }
     }
 
     /// Master keys and versions in it.
     pub fn counts(&self) -> (usize, usize) {
         let versions = self.rows(VERSION.name);
-        let mut keys: Vec<_> = versions.iter().filter_map(|r| if let Value::Text(id) = &r[0] { Some(id) } else { None }).collect();
+        let mut keys: Vec<_> =
+            versions.iter().filter_map(|r| if let Value::Text(id) = &r[0] { Some(id) } else { None }).collect();
         keys.dedup();
         (keys.len(), versions.len())
     }

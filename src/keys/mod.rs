@@ -16,8 +16,9 @@ mod stores;
 
 pub use buckets::BucketInfo;
 pub use error::KeyError;
+pub use files::make_private_dir;
 pub use keyring::{Created, Keyring, keyring_path, needed_root};
-pub use kit::{Kit, KitContents, KitInfo, KitLine, KitSeal};
+pub use kit::{Kit, KitContents, KitHas, KitInfo, KitLine, KitSeal, Restored};
 pub use masters::{DEFAULT_CMK_ALIAS, KeyInfo, KeyKind, KeyState};
 pub use root::RootSource;
 pub use service::{KeyService, NewKek, Rewrapped};

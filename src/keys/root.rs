@@ -13,10 +13,10 @@ use crate::crypto::secret::RootKey;
 use crate::crypto::{CryptoError, derive, wrap};
 use crate::types::to_hex;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-pub use change::{Changed, NewRoot, NoSteps, Step, Steps, finish};
+pub use change::{Changed, NewRoot, NoSteps, Step, Steps, create, finish};
 pub use command::{CommandLine, time_limit, wait_readable};
 pub use record::{RootRecord, next_path, source_path};
 pub(super) use text::pack;
@@ -166,10 +166,7 @@ pub fn load_file(path: &Path, needed: Option<&str>) -> Result<RootKey, KeyError>
         io::ErrorKind::NotFound => KeyError::RootMissing { path: path.to_owned(), needed: needed.map(str::to_owned) },
         _ => KeyError::RootUnreadable { path: path.to_owned(), source },
     })?;
-    let mode = meta.permissions().mode() & 0o7777;
-    if mode & 0o077 != 0 {
-        return Err(KeyError::RootTooOpen { path: path.to_owned(), mode });
-    }
+    check_private(path, &meta)?;
     let mut text = SecretText::new();
     let n = read_up_to(&file, &mut text.room()[..text::TEXT_BYTES + 1])
         .map_err(|source| KeyError::RootUnreadable { path: path.to_owned(), source })?;
@@ -186,11 +183,24 @@ pub fn load_given(path: &Path) -> Result<RootKey, KeyError> {
 pub fn read_secret_file(path: &Path) -> Result<SecretText, KeyError> {
     let unreadable = |source| KeyError::RootUnreadable { path: path.to_owned(), source };
     let (file, meta) = open_regular(path).map_err(unreadable)?;
+    check_private(path, &meta)?;
+    read_page(&file).map_err(unreadable)
+}
+
+/// Nobody else can read the file: by its mode, and because it belongs to this user, to root, or to whom its directory
+/// belongs (root uses the keys of a user, all of which are that user's).
+fn check_private(path: &Path, meta: &std::fs::Metadata) -> Result<(), KeyError> {
     let mode = meta.permissions().mode() & 0o7777;
     if mode & 0o077 != 0 {
         return Err(KeyError::RootTooOpen { path: path.to_owned(), mode });
     }
-    read_page(&file).map_err(unreadable)
+    // SAFETY: geteuid has no preconditions and cannot fail.
+    let me = unsafe { libc::geteuid() };
+    let whose_dir = || path.parent().and_then(|dir| dir.metadata().ok()).map(|m| m.uid());
+    if meta.uid() == me || meta.uid() == 0 || (me == 0 && whose_dir() == Some(meta.uid())) {
+        return Ok(());
+    }
+    Err(KeyError::RootForeign { path: path.to_owned(), uid: meta.uid() })
 }
 
 fn read_page(file: &std::fs::File) -> io::Result<SecretText> {

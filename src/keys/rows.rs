@@ -34,10 +34,11 @@ pub const MASTER: Table = Table {
 pub const VERSION: Table =
     Table { name: "master_key_version", columns: &["key_id", "version", "wrapped", "created"], key_columns: 2 };
 pub const KIT: Table = Table { name: "kit", columns: &["number", "created", "id"], key_columns: 1 };
-pub const KIT_KEY: Table = Table { name: "kit_key", columns: &["number", "key_id"], key_columns: 2 };
+pub const KIT_KEY: Table = Table { name: "kit_key", columns: &["number", "key_id", "version"], key_columns: 2 };
+pub const KIT_BUCKET: Table = Table { name: "kit_bucket", columns: &["number", "bucket_id"], key_columns: 2 };
 
 /// Every table with tagged rows, in the order in which meta's tag covers them (FORMAT.md, "Root key and keyring").
-pub const TABLES: [&Table; 6] = [&STORE, &BUCKET, &MASTER, &VERSION, &KIT, &KIT_KEY];
+pub const TABLES: [&Table; 7] = [&STORE, &BUCKET, &MASTER, &VERSION, &KIT, &KIT_KEY, &KIT_BUCKET];
 
 pub struct BucketRow {
     pub id: BucketId,
@@ -76,9 +77,10 @@ pub struct Snapshot {
     pub masters: BTreeMap<KeyId, MasterRow>,
     /// Wrapped master key versions.
     pub versions: BTreeMap<(KeyId, u32), Vec<u8>>,
-    /// Recovery kits by number, and the master keys in each.
+    /// Recovery kits by number; the newest version of each master key in them; the buckets in them.
     pub kits: Vec<KitRow>,
-    pub kit_keys: BTreeSet<(u32, KeyId)>,
+    pub kit_keys: BTreeMap<(u32, KeyId), u32>,
+    pub kit_buckets: BTreeSet<(u32, BucketId)>,
     /// Tags of all rows in order, what meta's tag covers.
     tags: Vec<u8>,
 }
@@ -150,7 +152,11 @@ impl Rows<'_> {
         }
         for row in self.all(db, &KIT_KEY, &mut tags)? {
             let mut c = Columns { rows: self, table: &KIT_KEY, values: row.into_iter() };
-            s.kit_keys.insert((c.number()?, KeyId(c.text()?)));
+            s.kit_keys.insert((c.number()?, KeyId(c.text()?)), c.number()?);
+        }
+        for row in self.all(db, &KIT_BUCKET, &mut tags)? {
+            let mut c = Columns { rows: self, table: &KIT_BUCKET, values: row.into_iter() };
+            s.kit_buckets.insert((c.number()?, BucketId(c.array()?)));
         }
         s.tags = tags;
         Ok(s)

@@ -57,8 +57,16 @@ CREATE TABLE kit (
 ) STRICT;
 
 CREATE TABLE kit_key (
-  number INTEGER NOT NULL,                  -- of the kit
-  key_id TEXT NOT NULL,                     -- a master key that it holds, all versions of that time
-  tag    BLOB NOT NULL,
+  number  INTEGER NOT NULL,                 -- of the kit
+  key_id  TEXT NOT NULL,                    -- a master key that it holds,
+  version INTEGER NOT NULL,                 -- up to this version
+  tag     BLOB NOT NULL,
   PRIMARY KEY (number, key_id)
+) STRICT;
+
+CREATE TABLE kit_bucket (
+  number    INTEGER NOT NULL,
+  bucket_id BLOB NOT NULL,                  -- a bucket whose key it holds
+  tag       BLOB NOT NULL,
+  PRIMARY KEY (number, bucket_id)
 ) STRICT;

@@ -42,6 +42,7 @@ fn of_key(e: &KeyError) -> ErrorCode {
         KeyError::RootMissing { .. }
         | KeyError::RootUnreadable { .. }
         | KeyError::RootTooOpen { .. }
+        | KeyError::RootForeign { .. }
         | KeyError::RootMalformed { .. }
         | KeyError::RootWrong { .. }
         | KeyError::RootSourceMalformed { .. }

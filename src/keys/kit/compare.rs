@@ -8,13 +8,24 @@ use crate::crypto::wrap::{self, BucketCtx};
 use crate::types::{BucketId, KeyId};
 use rusqlite::types::Value;
 
+/// Whether a kit has a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KitHas {
+    /// All of it.
+    Opens,
+    /// Not, or not all versions.
+    Misses,
+    /// No kit can: another service holds it, or it was destroyed.
+    Nobody,
+}
+
 /// One key or bucket of the keyring, and whether the kit has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KitLine {
     /// `key mk-...` with its alias, or `bucket NAME`.
     pub what: String,
-    pub opens: bool,
-    /// Why not, or what else there is to know.
+    pub has: KitHas,
+    /// Why not.
     pub note: String,
 }
 
@@ -34,11 +45,13 @@ impl KitContents {
                     (_, Some(_)) => "the kit holds another key for it",
                 };
                 let what = format!("bucket {}", bucket.name);
-                lines.push(KitLine { what, opens: note.is_empty(), note: note.into() });
+                let has = if note.is_empty() { KitHas::Opens } else { KitHas::Misses };
+                lines.push(KitLine { what, has, note: note.into() });
             }
             for master in inner.snapshot.masters.values() {
                 let name = master.alias.as_ref().map_or(String::new(), |alias| format!(" ({alias})"));
-                let mut line = KitLine { what: format!("key {}{name}", master.id), opens: true, note: String::new() };
+                let mut line =
+                    KitLine { what: format!("key {}{name}", master.id), has: KitHas::Opens, note: String::new() };
                 let range = (master.id.clone(), 0)..=(master.id.clone(), u32::MAX);
                 let mut with_bytes = 0;
                 for ((_, version), wrapped) in inner.snapshot.versions.range(range).filter(|(_, w)| !w.is_empty()) {
@@ -54,11 +67,11 @@ impl KitContents {
                         (_, None) => line.note = "made after the kit".into(),
                         _ => line.note = format!("the kit holds another version {version}"),
                     }
-                    line.opens = false;
+                    line.has = KitHas::Misses;
                     break;
                 }
                 if with_bytes == 0 {
-                    line.opens = false;
+                    line.has = KitHas::Nobody;
                     line.note = match &master.provider {
                         Some(provider) => format!("held by {provider}: no kit has it"),
                         None => "it has no bytes any more".into(),

@@ -90,8 +90,18 @@ pub fn parse(text: &str, path: &Path) -> Result<Kit, String> {
     if !ended {
         return Err(format!("it is cut short: it has no line {END:?}"));
     }
-    let mut kit =
-        Kit { path: path.to_owned(), number, id, created, root_id, by_code, kdf, wrapped, head: String::new(), payload };
+    let mut kit = Kit {
+        path: path.to_owned(),
+        number,
+        id,
+        created,
+        root_id,
+        by_code,
+        kdf,
+        wrapped,
+        head: String::new(),
+        payload,
+    };
     kit.head = head(&kit);
     Ok(kit)
 }

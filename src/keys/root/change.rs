@@ -58,8 +58,9 @@ pub trait Steps {
         Ok(())
     }
 
-    /// `sealed` is the next root key under the present one, for those who hold that (`Keyring::accept_root`).
-    fn tell(&mut self, _sealed: &[u8]) {}
+    /// `sealed` is the next root key, which has the id `id`, under the present one, for those who hold that
+    /// (`Keyring::accept_root`).
+    fn tell(&mut self, _id: &[u8; 8], _sealed: &[u8]) {}
 }
 
 /// Nobody is told.
@@ -114,7 +115,7 @@ impl Keyring {
         write_over(&next_path(&dir), record.pack(&dir)?.as_bytes()).map_err(KeyError::io(&next_path(&dir)))?;
         steps.reached(Step::Recorded)?;
         if after != before {
-            steps.tell(&wrap::wrap_next_root(&held, &after, &new)?);
+            steps.tell(&after, &wrap::wrap_next_root(&held, &after, &new)?);
             steps.reached(Step::Told)?;
             drop(held);
             if let Err(e) = self.rewrap_under(new, &mut || steps.reached(Step::Rewrapped)) {

@@ -87,9 +87,7 @@ impl RootRecord {
         };
         let retire = match lines.next() {
             None => None,
-            Some(line) => {
-                Some(config_dir.join(line.strip_prefix("retire ").ok_or("it has a line too many")?))
-            }
+            Some(line) => Some(config_dir.join(line.strip_prefix("retire ").ok_or("it has a line too many")?)),
         };
         if lines.next().is_some() {
             return Err("it has a line too many".into());

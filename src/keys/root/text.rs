@@ -68,7 +68,8 @@ mod tests {
     #[test]
     fn what_a_program_gives_may_be_the_digits_alone_and_nothing_else() {
         let digits = "0f".repeat(32);
-        for good in [digits.clone(), format!("{digits}\n"), format!("{digits}\r\n"), format!("ssefs-root-key-1 {digits}\n")]
+        for good in
+            [digits.clone(), format!("{digits}\n"), format!("{digits}\r\n"), format!("ssefs-root-key-1 {digits}\n")]
         {
             assert_eq!(parse_given(good.as_bytes(), "x").unwrap().expose(), &[15; 32], "{good:?}");
         }
