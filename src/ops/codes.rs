@@ -10,7 +10,14 @@ use crate::rule::RuleError;
 
 impl From<KeyError> for OpError {
     fn from(e: KeyError) -> OpError {
-        OpError::new(of_key(&e), e.to_string())
+        let error = OpError::new(of_key(&e), e.to_string());
+        match e {
+            KeyError::NoPassphrase { .. } => error.hint(
+                "--passphrase-file FILE, --passphrase-fd N or --passphrase-command COMMAND; in fstab the option \
+                 passphrase_file=FILE; or keep the root key where nobody is asked: ssefs key root change",
+            ),
+            _ => error,
+        }
     }
 }
 

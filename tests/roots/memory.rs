@@ -1,0 +1,196 @@
+//! Keys in memory: what /proc/PID/mem of a process shows of them while they are in use, and that nothing is left when
+//! they are not. Reading another process's memory takes root.
+
+use crate::cli_support::Sandbox;
+use crate::{Knows, PASSPHRASE, Ring, child, secret_file};
+use ssefs::keys::{Keyring, RootSource};
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::process::Stdio;
+
+fn is_root() -> bool {
+    // SAFETY: geteuid cannot fail.
+    let root = unsafe { libc::geteuid() } == 0;
+    if !root {
+        eprintln!("skipped: reading the memory of a process takes root");
+    }
+    root
+}
+
+/// One place in a process where a needle was found.
+#[derive(Debug)]
+struct Hit {
+    at: u64,
+    mapping: String,
+    locked_and_not_dumped: bool,
+}
+
+/// Looks through all memory of a process that can be read.
+fn find(pid: u32, needle: &[u8]) -> Vec<Hit> {
+    let smaps = fs::read_to_string(format!("/proc/{pid}/smaps")).unwrap();
+    let mem = File::open(format!("/proc/{pid}/mem")).unwrap();
+    let mut hits = Vec::new();
+    let mut looked = 0;
+    let mut mapping: Option<(u64, u64, String)> = None;
+    for line in smaps.lines() {
+        let first = line.split(' ').next().unwrap_or("");
+        if let Some((from, to)) = first.split_once('-')
+            && let (Ok(from), Ok(to)) = (u64::from_str_radix(from, 16), u64::from_str_radix(to, 16))
+        {
+            mapping = line.split(' ').nth(1).filter(|p| p.starts_with("rw")).map(|_| (from, to, line.to_owned()));
+        }
+        if let Some(flags) = line.strip_prefix("VmFlags:")
+            && let Some((from, to, name)) = mapping.take()
+        {
+            let good = [" lo ", " dd "].iter().all(|f| format!("{flags} ").contains(f));
+            const STEP: u64 = 1 << 20;
+            let mut at = from;
+            while at < to {
+                // Pieces overlap, so that a needle across two of them is seen.
+                let length = (to - at).min(STEP + needle.len() as u64);
+                let mut bytes = vec![0u8; length as usize];
+                let n = mem.read_at(&mut bytes, at).unwrap_or(0);
+                looked += n;
+                let found = bytes[..n].windows(needle.len()).enumerate().filter(|(_, w)| *w == needle);
+                for (i, _) in found.take_while(|(i, _)| (*i as u64) < STEP) {
+                    hits.push(Hit { at: at + i as u64, mapping: name.clone(), locked_and_not_dumped: good });
+                }
+                at += STEP;
+            }
+        }
+    }
+    assert!(looked > 100_000, "the memory was read");
+    hits
+}
+
+fn hex_to_bytes(text: &str) -> Vec<u8> {
+    (0..64).step_by(2).map(|i| u8::from_str_radix(&text[i..i + 2], 16).unwrap()).collect()
+}
+
+/// The root key's bytes, and its digits as the file has them.
+fn root_key(file: &Path) -> (Vec<u8>, Vec<u8>) {
+    let text = fs::read_to_string(file).unwrap();
+    (hex_to_bytes(&text[17..81]), text.as_bytes()[17..81].to_vec())
+}
+
+fn pid_of(s: &Sandbox) -> u32 {
+    let list = s.ssefs(&["bucket", "list", "--json"]).ok();
+    serde_json::from_str::<serde_json::Value>(&list).unwrap()[0]["pid"].as_u64().unwrap() as u32
+}
+
+#[test]
+fn the_root_key_of_a_live_mount_is_in_locked_memory_alone_and_the_old_one_goes_with_a_change() {
+    if !is_root() {
+        return;
+    }
+    let s = Sandbox::new();
+    let dir = s.mounted("photos", "mnt");
+    fs::write(dir.join("f"), "content").unwrap();
+    let (key, digits) = root_key(&s.path("config/root.key"));
+    let pid = pid_of(&s);
+    let hits = find(pid, &key);
+    assert!(!hits.is_empty(), "the mount has the key, so it must be found");
+    assert!(hits.iter().all(|h| h.locked_and_not_dumped), "copies outside the arena: {hits:#?}");
+    assert!(find(pid, &digits).is_empty(), "the text of the file is wiped");
+    let phrase = secret_file(&s.path("phrase"), &format!("{PASSPHRASE}\n"));
+    let to = ["key", "root", "change", "--to", "passphrase", "--new-passphrase-file", &phrase, "--kdf-memory", "1M"];
+    s.ssefs(&to).ok();
+    // The mount takes the new key when it next asks for one.
+    s.ssefs(&["encryption", "put", "photos", "KMS"]).ok();
+    fs::write(dir.join("g"), "content").unwrap();
+    let hits = find(pid, &key);
+    assert!(hits.is_empty(), "the old root key is still there: {hits:#?}");
+    s.ssefs(&["umount", dir.to_str().unwrap()]).ok();
+    // A mount in the background that was given the passphrase keeps nothing of it.
+    s.ssefs(&["mount", "photos", dir.to_str().unwrap(), "--passphrase-file", &phrase]).ok();
+    let hits = find(pid_of(&s), PASSPHRASE.as_bytes());
+    assert!(hits.is_empty(), "the passphrase: {hits:#?}");
+    let status = fs::read_to_string(format!("/proc/{}/status", pid_of(&s))).unwrap();
+    let locked = status.lines().find(|l| l.starts_with("VmLck:")).unwrap();
+    assert!(!locked.contains(" 0 kB"), "the child of the fork locks its keys again: {locked}");
+    s.ssefs(&["umount", dir.to_str().unwrap()]).ok();
+}
+
+const DIR: &str = "SSEFS_TEST_MEMORY_DIR";
+
+/// Not a test of its own: uses keys, drops them, and waits to be looked at.
+#[test]
+#[ignore = "run by after_keyring_and_bucket_are_closed_no_key_is_left_in_memory"]
+fn child_uses_keys_and_drops_them() {
+    let Ok(dir) = std::env::var(DIR) else { return };
+    let dir = Path::new(&dir);
+    let config = dir.join("config");
+    // On a thread of its own, whose stack goes with it, as that of a mount's event threads does.
+    let work = std::thread::spawn({
+        let (config, store) = (config.clone(), dir.join("store"));
+        move || {
+            use ssefs::bucket::{Bucket, OpenOptions};
+            let keys = Keyring::open(&config, RootSource::in_config(&config)).unwrap();
+            let id = keys.open_store(&store, false).unwrap();
+            let keys = std::sync::Arc::new(keys);
+            let name = "photos".parse().unwrap();
+            let bucket = Bucket::open(&store, id, &name, &keys, &OpenOptions::default()).unwrap();
+            bucket.set_rule(0, Some("AES256".parse().unwrap())).unwrap();
+            bucket.rewrap().unwrap();
+            bucket.close().unwrap();
+        }
+    });
+    work.join().unwrap();
+    println!("ready");
+    std::io::stdout().flush().unwrap();
+    let mut wait = [0u8; 1];
+    let _ = std::io::stdin().read(&mut wait);
+}
+
+#[test]
+fn after_keyring_and_bucket_are_closed_no_key_is_left_in_memory() {
+    if !is_root() {
+        return;
+    }
+    let s = Sandbox::new();
+    s.ssefs(&["bucket", "create", "photos", "--rule", "KMS"]).ok();
+    let config = s.path("config");
+    let keys = Keyring::open(&config, RootSource::in_config(&config)).unwrap();
+    let store = keys.list_stores().unwrap()[0].0;
+    let (_, bucket_key) = keys.bucket_key(&store, &"photos".parse().unwrap()).unwrap().unwrap();
+    let bucket_key = bucket_key.expose().to_vec();
+    let mut child = child("memory::child_uses_keys_and_drops_them")
+        .env(DIR, s.dir.path())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut out = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    while line.trim() != "ready" {
+        line.clear();
+        assert!(out.read_line(&mut line).unwrap() > 0, "the child is ready");
+    }
+    let (key, digits) = root_key(&config.join("root.key"));
+    let found: Vec<(&str, Vec<Hit>)> = [("root key", &key), ("its digits", &digits), ("bucket key", &bucket_key)]
+        .map(|(n, k)| (n, find(child.id(), k)))
+        .into();
+    child.stdin.take();
+    child.wait().unwrap();
+    for (name, hits) in found {
+        assert!(hits.is_empty(), "{name}: {hits:#?}");
+    }
+}
+
+#[test]
+fn the_command_that_loads_a_key_with_a_passphrase_wipes_both() {
+    let ring = Ring::new();
+    let keys = ring.open().unwrap();
+    let to = crate::change_to_passphrase();
+    keys.change_root(to, false, &mut ssefs::keys::root::NoSteps).unwrap();
+    let needed = ssefs::keys::needed_root(&ring.config()).unwrap();
+    let before = ssefs::crypto::arena::report().bytes;
+    for _ in 0..50 {
+        drop(ssefs::keys::root::load(&ring.config(), needed.as_ref(), &Knows).unwrap());
+    }
+    let after = ssefs::crypto::arena::report().bytes;
+    // Other tests of this process take pages meanwhile, but fifty loads do not keep fifty of them.
+    assert!(after < before + 40 * 4096, "{before} {after}: pages are given back");
+}
