@@ -138,7 +138,8 @@ fn a_kit_cut_altered_or_newer_is_refused_and_a_wrong_passphrase_told_from_damage
         (good.replace("number 1", "number one"), "number"),
         (good.replace("sealed-by passphrase", "sealed-by wax"), "sealed-by"),
         (good.replace("argon2id 19 64 ", "argon2id 19 88888888 "), "kdf"),
-        (good[..good.len() - 20].to_owned(), "cut short"),
+        (good[..good.rfind("-----END").unwrap()].to_owned(), "cut short"),
+        (good[..good.len() - 200].to_owned(), "cut short"),
         (good.replacen("wrapped 01", "wrapped zz", 1), "wrapped"),
     ] {
         match open(&text).err() {

@@ -21,6 +21,7 @@ fn is_root() -> bool {
 
 /// One place in a process where a needle was found.
 #[derive(Debug)]
+#[allow(dead_code, reason = "printed when a test fails")]
 struct Hit {
     at: u64,
     mapping: String,
@@ -134,11 +135,17 @@ fn child_uses_keys_and_drops_them() {
             let bucket = Bucket::open(&store, id, &name, &keys, &OpenOptions::default()).unwrap();
             bucket.set_rule(0, Some("AES256".parse().unwrap())).unwrap();
             bucket.rewrap().unwrap();
+            show_and_wait("using");
             bucket.close().unwrap();
         }
     });
     work.join().unwrap();
-    println!("ready");
+    show_and_wait("dropped");
+}
+
+/// Says how far it is, and waits for a byte.
+fn show_and_wait(word: &str) {
+    println!("\n{word}");
     std::io::stdout().flush().unwrap();
     let mut wait = [0u8; 1];
     let _ = std::io::stdin().read(&mut wait);
@@ -163,15 +170,23 @@ fn after_keyring_and_bucket_are_closed_no_key_is_left_in_memory() {
         .spawn()
         .unwrap();
     let mut out = BufReader::new(child.stdout.take().unwrap());
-    let mut line = String::new();
-    while line.trim() != "ready" {
-        line.clear();
-        assert!(out.read_line(&mut line).unwrap() > 0, "the child is ready");
-    }
+    let mut until = |word: &str| {
+        let mut line = String::new();
+        while line.trim() != word {
+            line.clear();
+            assert!(out.read_line(&mut line).unwrap() > 0, "the child says {word}");
+        }
+    };
     let (key, digits) = root_key(&config.join("root.key"));
-    let found: Vec<(&str, Vec<Hit>)> = [("root key", &key), ("its digits", &digits), ("bucket key", &bucket_key)]
-        .map(|(n, k)| (n, find(child.id(), k)))
-        .into();
+    until("using");
+    for (name, key) in [("root key", &key), ("bucket key", &bucket_key)] {
+        let hits = find(child.id(), key);
+        assert!(!hits.is_empty() && hits.iter().all(|h| h.locked_and_not_dumped), "{name} in use: {hits:#?}");
+    }
+    child.stdin.as_mut().unwrap().write_all(b"x").unwrap();
+    until("dropped");
+    let needles = [("root key", &key), ("its digits", &digits), ("bucket key", &bucket_key)];
+    let found = needles.map(|(name, needle)| (name, find(child.id(), needle)));
     child.stdin.take();
     child.wait().unwrap();
     for (name, hits) in found {

@@ -13,6 +13,7 @@ use std::process::Stdio;
 /// The value of `$t: Debug` or not, told without asking for the bound: an inherent constant goes before a trait's.
 macro_rules! has_debug {
     ($t:ty) => {{
+        #[allow(dead_code)]
         trait No {
             const HAS: bool = false;
         }
@@ -79,15 +80,18 @@ fn types_that_hold_secrets_print_their_name_alone_or_cannot_be_printed() {
     // And none was left out: every public struct or enum in whose fields a secret stands is one of those above.
     let secrets: Vec<&str> =
         ["Slot", "Page", "SecretText", "Passphrase"].into_iter().chain(printed.iter().map(|(name, _)| *name)).collect();
-    for (name, holds) in public_types_with(&secrets) {
-        let known =
-            unprintable.contains(&name.as_str()) || PRINTED.contains(&name.as_str()) || secrets.contains(&&name[..]);
-        assert!(known, "the public type {name} holds {holds}: prove here that it cannot be printed");
+    for (name, holds, has_debug) in public_types_with(&secrets) {
+        let known = !has_debug
+            || unprintable.contains(&name.as_str())
+            || PRINTED.contains(&name.as_str())
+            || secrets.contains(&&name[..]);
+        assert!(known, "the public type {name} holds {holds} and has Debug: show here what it prints");
     }
 }
 
-/// Public types whose definition names one of `secrets` as the type of a field.
-fn public_types_with(secrets: &[&str]) -> Vec<(String, String)> {
+/// Public types whose definition names one of `secrets` as the type of a field, that name, and whether the source gives
+/// them `Debug`.
+fn public_types_with(secrets: &[&str]) -> Vec<(String, String, bool)> {
     let mut found = Vec::new();
     let mut dirs = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src")];
     let mut seen = 0;
@@ -101,15 +105,27 @@ fn public_types_with(secrets: &[&str]) -> Vec<(String, String)> {
             let source = fs::read_to_string(&path).unwrap();
             let source = source.split("#[cfg(test)]").next().unwrap();
             for word in ["pub struct ", "pub enum "] {
-                for part in source.split(&format!("\n{word}")).skip(1) {
+                let parts: Vec<&str> = source.split(&format!("\n{word}")).collect();
+                for (before, part) in parts.iter().zip(&parts[1..]) {
                     seen += 1;
                     let name: String = part.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
                     // To the end of the item: a closing brace in the first column, or a line's end after a tuple.
                     let end = if part.lines().next().unwrap_or("").ends_with('{') { "\n}" } else { ";\n" };
                     let body = part.split(end).next().unwrap();
-                    let words = || body.split(|c: char| !(c.is_alphanumeric() || c == '_')).skip(1);
-                    if let Some(holds) = words().find(|w| secrets.contains(w)) {
-                        found.push((name, holds.to_owned()));
+                    // A word with something behind it is a variant's name, or a constructor: not a type.
+                    let is_type = |w: &str| {
+                        body.match_indices(w).any(|(at, _)| {
+                            let edge = |c: Option<char>| c.is_none_or(|c| !(c.is_alphanumeric() || c == '_'));
+                            let rest = &body[at + w.len()..];
+                            let whole = edge(body[..at].chars().next_back()) && edge(rest.chars().next());
+                            whole && at > 0 && !rest.starts_with('(') && !rest.trim_start().starts_with('{')
+                        })
+                    };
+                    if let Some(holds) = secrets.iter().find(|w| is_type(w)) {
+                        let above = before.lines().rev().take_while(|l| l.starts_with("#[") || l.starts_with("///"));
+                        let derives = above.filter(|l| l.starts_with("#[")).any(|l| l.contains("Debug"));
+                        let by_hand = source.contains(&format!("Debug for {name}"));
+                        found.push((name, (*holds).to_owned(), derives || by_hand));
                     }
                 }
             }

@@ -78,17 +78,12 @@ pub fn parse(text: &str, path: &Path) -> Result<Kit, String> {
     };
     let kdf = Kdf::parse(field("kdf")?).ok_or_else(|| wrong("kdf"))?;
     let wrapped = bytes(field("wrapped")?).ok_or_else(|| wrong("wrapped"))?;
+    let content: Vec<&str> = lines.collect();
+    let end =
+        content.iter().position(|l| *l == END).ok_or_else(|| format!("it is cut short: it has no line {END:?}"))?;
     let mut payload = Vec::new();
-    let mut ended = false;
-    for line in lines {
-        if line == END {
-            ended = true;
-            break;
-        }
+    for line in &content[..end] {
         payload.extend(bytes(line).ok_or("a line of its content is not hexadecimal")?);
-    }
-    if !ended {
-        return Err(format!("it is cut short: it has no line {END:?}"));
     }
     let mut kit = Kit {
         path: path.to_owned(),
