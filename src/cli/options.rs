@@ -108,7 +108,7 @@ pub fn parse(lists: &[String], sloppy: bool) -> Result<Options, OpError> {
 #[derive(Debug)]
 pub enum Helper {
     Mount {
-        place: args::Place,
+        place: Box<args::Place>,
         mount: MountArgs,
         sloppy: bool,
     },
@@ -152,7 +152,7 @@ pub fn parse_helper(argv: impl IntoIterator<Item = OsString>) -> Result<Helper, 
     if fake {
         return Ok(Helper::Fake);
     }
-    let place = args::Place { store: o.store, config: o.config, root: o.root };
+    let place = Box::new(args::Place { store: o.store, config: o.config, root: o.root });
     let mount = MountArgs {
         bucket,
         mountpoint: dir.into(),

@@ -26,7 +26,7 @@ pub fn effective_uid() -> u32 {
 }
 
 /// The directories of this invocation, absolute, and how its root key is found.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Place {
     pub store: PathBuf,
     pub config: PathBuf,

@@ -205,10 +205,10 @@ mod tests {
         let mut found = String::new();
         let mut inside = false;
         for line in text.lines() {
-            if let Some((from, to)) = line.split(' ').next().and_then(|w| w.split_once('-')) {
-                if let (Ok(from), Ok(to)) = (usize::from_str_radix(from, 16), usize::from_str_radix(to, 16)) {
-                    inside = (from..to).contains(&at);
-                }
+            if let Some((from, to)) = line.split(' ').next().and_then(|w| w.split_once('-'))
+                && let (Ok(from), Ok(to)) = (usize::from_str_radix(from, 16), usize::from_str_radix(to, 16))
+            {
+                inside = (from..to).contains(&at);
             }
             if inside {
                 found.push_str(line);

@@ -13,7 +13,7 @@ const RANDOM: usize = 32;
 const CHECK: usize = 3;
 const GROUP: usize = 5;
 
-/// A new code in groups of five: `XXXXX-XXXXX-XXXXX-XXXXX-XXXXX-XXXXX-XXXXX`.
+/// A new code, in seven groups of five with dashes between them.
 pub fn new() -> Result<SecretText, CryptoError> {
     let mut random = Zeroizing::new([0u8; RANDOM]);
     fill_random(&mut random[..])?;

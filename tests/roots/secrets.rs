@@ -118,7 +118,9 @@ fn public_types_with(secrets: &[&str]) -> Vec<(String, String, bool)> {
                             let edge = |c: Option<char>| c.is_none_or(|c| !(c.is_alphanumeric() || c == '_'));
                             let rest = &body[at + w.len()..];
                             let whole = edge(body[..at].chars().next_back()) && edge(rest.chars().next());
-                            whole && at > 0 && !rest.starts_with('(') && !rest.trim_start().starts_with('{')
+                            // Nor is what stands first on a line: a variant without anything.
+                            let first = body[..at].trim_end_matches(' ').ends_with(['\n', '{']);
+                            whole && !first && !rest.starts_with('(') && !rest.trim_start().starts_with('{')
                         })
                     };
                     if let Some(holds) = secrets.iter().find(|w| is_type(w)) {

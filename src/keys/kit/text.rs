@@ -102,7 +102,7 @@ pub fn parse(text: &str, path: &Path) -> Result<Kit, String> {
 }
 
 fn bytes(hex: &str) -> Option<Vec<u8>> {
-    if !hex.is_ascii() || hex.len() % 2 != 0 {
+    if !hex.is_ascii() || !hex.len().is_multiple_of(2) {
         return None;
     }
     (0..hex.len()).step_by(2).map(|i| from_hex::<1>(&hex[i..i + 2]).map(|b| b[0])).collect()
