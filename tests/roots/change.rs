@@ -42,7 +42,7 @@ fn id_needed(ring: &Ring) -> [u8; 8] {
 fn the_root_key_goes_from_each_place_to_each_other_and_every_key_stays_what_it_is() {
     for from in ["file", "elsewhere", "passphrase", "command"] {
         for to in ["file", "elsewhere", "passphrase", "command"] {
-            let ring = Ring::new();
+            let ring = Ring::made();
             if from != "file" {
                 ring.open().unwrap().change_root(target(&ring, from), false, &mut NoSteps).unwrap();
             }
@@ -80,7 +80,7 @@ fn the_root_key_goes_from_each_place_to_each_other_and_every_key_stays_what_it_i
 
 #[test]
 fn a_key_that_is_kept_moves_without_a_change_of_the_keyring() {
-    let ring = Ring::new();
+    let ring = Ring::made();
     let key = fs::read_to_string(ring.config().join("root.key")).unwrap();
     let (id, keyring) = (id_needed(&ring), fs::read(ring.config().join("keyring.db")).unwrap());
     let given = secret_file(&ring.beside("kept"), &key);
@@ -107,7 +107,7 @@ fn a_key_that_is_kept_moves_without_a_change_of_the_keyring() {
 
 #[test]
 fn a_credential_is_taken_by_its_name_and_the_key_it_will_hold() {
-    let ring = Ring::new();
+    let ring = Ring::made();
     let file = secret_file(&ring.beside("new.key"), OTHER_KEY);
     let key = load_given(Path::new(&file)).unwrap();
     let to = NewRoot::Credential { name: "ssefs-root".into(), key: Some(key) };
@@ -159,7 +159,7 @@ const CHANGES: [(&str, &str, bool); 6] = [
 ];
 
 fn begun(from: &str) -> Ring {
-    let ring = Ring::new();
+    let ring = Ring::made();
     if from != "file" {
         ring.open().unwrap().change_root(target(&ring, from), false, &mut NoSteps).unwrap();
     }
@@ -249,7 +249,7 @@ fn a_change_that_is_killed_at_any_step_leaves_the_old_key_or_the_new_one_in_forc
 
 #[test]
 fn what_wrapped_the_keys_before_is_found_nowhere_in_the_configuration_directory() {
-    let ring = Ring::new();
+    let ring = Ring::made();
     let db = rusqlite::Connection::open(ring.config().join("keyring.db")).unwrap();
     let sql = "SELECT wrapped_key FROM bucket UNION ALL SELECT wrapped FROM master_key_version";
     let wraps = |db: &rusqlite::Connection| -> Vec<Vec<u8>> {
@@ -272,7 +272,7 @@ fn what_wrapped_the_keys_before_is_found_nowhere_in_the_configuration_directory(
 
 #[test]
 fn two_changes_at_once_end_with_one_key_that_opens_everything() {
-    let ring = Ring::new();
+    let ring = Ring::made();
     std::thread::scope(|s| {
         for _ in 0..2 {
             s.spawn(|| {
@@ -288,7 +288,7 @@ fn two_changes_at_once_end_with_one_key_that_opens_everything() {
 #[test]
 fn a_power_cut_that_takes_back_the_last_rename_is_made_good() {
     // What is on disk when the keyring's commit is durable and nothing after it is.
-    let ring = Ring::new();
+    let ring = Ring::made();
     let mut stop = FailAt(Step::Committed, false);
     ring.open().unwrap().change_root(NewRoot::File(None), false, &mut stop).unwrap_err();
     assert!(stop.1 && ring.config().join("root.key.next").exists() && ring.config().join("root.next").exists());

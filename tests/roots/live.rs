@@ -24,7 +24,7 @@ impl Steps for Tell<'_> {
 
 #[test]
 fn who_was_told_goes_on_with_the_new_key() {
-    let ring = Ring::new();
+    let ring = Ring::made();
     let (a, b) = (ring.open().unwrap(), ring.open().unwrap());
     let before = b.generation().unwrap();
     let changed = a.change_root(to_passphrase(), false, &mut Tell(&b)).unwrap();
@@ -38,7 +38,7 @@ fn who_was_told_goes_on_with_the_new_key() {
 
 #[test]
 fn who_was_not_told_finds_a_key_in_a_file_and_otherwise_says_what_happened() {
-    let ring = Ring::new();
+    let ring = Ring::made();
     let (a, b) = (ring.open().unwrap(), ring.open().unwrap());
     a.change_root(NewRoot::File(Some(ring.beside("stick.key"))), false, &mut NoSteps).unwrap();
     ring.is_whole(&b);
@@ -65,7 +65,7 @@ fn who_was_not_told_finds_a_key_in_a_file_and_otherwise_says_what_happened() {
 
 #[test]
 fn a_next_key_from_somebody_without_the_present_one_is_refused() {
-    let ring = Ring::new();
+    let ring = Ring::made();
     let keys = ring.open().unwrap();
     let (forger, next) = (RootKey::random().unwrap(), RootKey::random().unwrap());
     let id = derive::root_id(&next);

@@ -66,7 +66,7 @@ pub struct Ring {
 pub const BUCKET: BucketId = BucketId([3; 16]);
 
 impl Ring {
-    pub fn new() -> Ring {
+    pub fn made() -> Ring {
         let dir = tempfile::tempdir().unwrap();
         let config = dir.path().join("config");
         let keys = Keyring::open_or_create(&config, RootSource::in_config(&config)).unwrap().0;

@@ -196,7 +196,7 @@ fn after_keyring_and_bucket_are_closed_no_key_is_left_in_memory() {
 
 #[test]
 fn the_command_that_loads_a_key_with_a_passphrase_wipes_both() {
-    let ring = Ring::new();
+    let ring = Ring::made();
     let keys = ring.open().unwrap();
     let to = crate::change_to_passphrase();
     keys.change_root(to, false, &mut ssefs::keys::root::NoSteps).unwrap();
