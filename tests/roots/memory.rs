@@ -3,7 +3,9 @@
 
 use crate::cli_support::Sandbox;
 use crate::{Knows, PASSPHRASE, Ring, child, secret_file};
+use ssefs::crypto::wrap;
 use ssefs::keys::{Keyring, RootSource};
+use ssefs::types::{BucketId, KekId, KeyId, SealId, StoreId};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::FileExt;
@@ -112,6 +114,75 @@ fn the_root_key_of_a_live_mount_is_in_locked_memory_alone_and_the_old_one_goes_w
     let locked = status.lines().find(|l| l.starts_with("VmLck:")).unwrap();
     assert!(!locked.contains(" 0 kB"), "the child of the fork locks its keys again: {locked}");
     s.ssefs(&["umount", dir.to_str().unwrap()]).ok();
+}
+
+/// The keys by which a live bucket works: master keys, KEKs, data keys, and that of the bucket; from outside, as a holder
+/// of root key, keyring and catalog has them.
+fn keys_in_use(s: &Sandbox) -> Vec<(String, Vec<u8>)> {
+    let root = RootSource::in_config(&s.path("config")).load(None).unwrap();
+    let ring = rusqlite::Connection::open(s.path("config/keyring.db")).unwrap();
+    let catalog = rusqlite::Connection::open(s.path("store/buckets/photos/catalog.db")).unwrap();
+    let mut all = Vec::new();
+    let mut rows = ring.prepare("SELECT id, store_id, wrapped_key FROM bucket").unwrap();
+    let buckets = rows.query_map([], |r| Ok((r.get(0)?, r.get(1)?, r.get::<_, Vec<u8>>(2)?))).unwrap();
+    let (bucket, store, wrapped) = buckets.map(Result::unwrap).next().unwrap();
+    let (bucket, store) = (BucketId(bucket), StoreId(store));
+    let ctx = wrap::BucketCtx { bucket, store, name: "photos" };
+    all.push(("bucket key".to_owned(), wrap::unwrap_bucket_key(&root, &ctx, &wrapped).unwrap().expose().to_vec()));
+    let mut keks = catalog.prepare("SELECT id, key_id, key_version, wrapped FROM kek").unwrap();
+    let row = |r: &rusqlite::Row<'_>| {
+        Ok((r.get::<_, i64>(0)? as u64, r.get::<_, String>(1)?, r.get::<_, u32>(2)?, r.get::<_, Vec<u8>>(3)?))
+    };
+    for (id, key, version, wrapped) in keks.query_map([], row).unwrap().map(Result::unwrap) {
+        let sql = "SELECT wrapped FROM master_key_version WHERE key_id = ? AND version = ?";
+        let master: Vec<u8> = ring.query_row(sql, (&key, version), |r| r.get(0)).unwrap();
+        let key_id = KeyId(key.clone());
+        let master = wrap::unwrap_master(&root, &key_id, version, &master).unwrap();
+        all.push((format!("master key {key}"), master.expose().to_vec()));
+        let ctx = wrap::KekCtx { bucket, kek: KekId(id), key_id: &key_id };
+        let kek = wrap::unwrap_kek(&master, &ctx, &wrapped).unwrap();
+        all.push((format!("KEK {id}"), kek.expose().to_vec()));
+        let mut seals = catalog.prepare("SELECT seal_id, method, cipher, wrapped FROM seal WHERE kek = ?").unwrap();
+        let row = |r: &rusqlite::Row<'_>| Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get::<_, Vec<u8>>(3)?));
+        for (seal, method, cipher, wrapped) in seals.query_map([id as i64], row).unwrap().map(Result::unwrap) {
+            let ctx = wrap::DataCtx { seal_id: SealId(seal), method, cipher, key_id: &key_id };
+            let key = wrap::unwrap_data_key(&kek, &ctx, &wrapped).unwrap();
+            all.push(("data key".to_owned(), key.expose().to_vec()));
+        }
+    }
+    all
+}
+
+#[test]
+fn keys_that_a_live_mount_works_with_are_in_locked_memory_alone() {
+    if !is_root() {
+        return;
+    }
+    let s = Sandbox::new();
+    let dir = s.mounted("photos", "mnt");
+    for i in 0..20 {
+        fs::write(dir.join(format!("f{i}")), "content").unwrap();
+    }
+    s.ssefs(&["encryption", "put", "photos", "KMS"]).ok();
+    fs::write(dir.join("g"), "content").unwrap();
+    assert_eq!(fs::read_to_string(dir.join("f3")).unwrap(), "content");
+    // Through another opening, so that keys are unwrapped and not made.
+    s.ssefs(&["umount", dir.to_str().unwrap()]).ok();
+    s.ssefs(&["mount", "photos", dir.to_str().unwrap()]).ok();
+    assert_eq!(fs::read_to_string(dir.join("f3")).unwrap(), "content");
+    assert_eq!(fs::read_to_string(dir.join("g")).unwrap(), "content");
+    fs::write(dir.join("h"), "content").unwrap();
+    s.ssefs(&["key", "rewrap", "photos"]).ok();
+    let keys = keys_in_use(&s);
+    assert!(keys.len() > 20, "{}", keys.len());
+    let pid = pid_of(&s);
+    let mut seen = 0;
+    for (name, key) in &keys {
+        let hits = find(pid, key);
+        seen += usize::from(!hits.is_empty());
+        assert!(hits.iter().all(|h| h.locked_and_not_dumped), "{name}: copies outside the arena: {hits:#?}");
+    }
+    assert!(seen >= 4, "keys in use are found where they belong: {seen}");
 }
 
 const DIR: &str = "SSEFS_TEST_MEMORY_DIR";
