@@ -72,7 +72,7 @@ audit:
 	$(CARGO) test --release --locked --test audit
 
 SOAK_ROUNDS ?= 10
-# Operations of each of the 24 runs of fsx in a round.
+# Operations of each of the 32 runs of fsx in a round.
 SOAK_FSX_OPS ?= 40000
 soak: tools
 	@packaging/need $(NEEDS_BUILD) $(NEEDS_MOUNT) $(NEEDS_TEST)

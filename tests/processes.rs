@@ -133,7 +133,7 @@ fn restart(m: &mut Mount, round: u64) {
 }
 
 fn run_seed(seed: u64) {
-    let rules = ["AES256", "", "KMS"];
+    let rules = ["AES256", "", "KMS", "KMS::SM4"];
     let chunks = ["4K", "16K", "128K"];
     let pick = |of: &[&'static str]| of[seed as usize % of.len()];
     let mut builder = Mount::builder().chunk_size(pick(&chunks));

@@ -58,9 +58,6 @@ impl Bucket {
     ) -> Result<(), BucketError> {
         if let Some(rule) = &o.rule {
             o.dialect.check_rule(rule, Place::Bucket)?;
-            if matches!(rule, Rule::Kms { sm4: true, .. }) {
-                return Err(BucketError::Unsupported("SM4 data encryption is not built yet; use KMS or AES256"));
-            }
             if let Some(key) = rule.key() {
                 crate::keys::KeyService::resolve(&**keys, key)?;
             }

@@ -68,6 +68,19 @@ fn cipher_of(code: u8) -> Option<Cipher> {
     [Cipher::Plain, Cipher::Aes256Gcm, Cipher::Sm4Gcm].into_iter().find(|c| cipher_code(*c) == code)
 }
 
+/// Bytes of the data key of what a method may be sealed with; None for what does not go together (SEMANTICS 51).
+fn key_bytes(method: Method, cipher: Cipher) -> Option<usize> {
+    match (method, cipher) {
+        (Method::Aes256 | Method::Kms, Cipher::Aes256Gcm) => Some(32),
+        (Method::Kms, Cipher::Sm4Gcm) => Some(16),
+        _ => None,
+    }
+}
+
+fn map_key(cipher: Cipher, key: &DataKey, seal: &SealId) -> MapKey {
+    if cipher == Cipher::Sm4Gcm { derive::sm4_map_key(key, seal) } else { derive::map_key(key, seal) }
+}
+
 impl Seal {
     pub fn is_plain(&self) -> bool {
         self.data_key.is_none()
@@ -85,6 +98,9 @@ impl Seal {
             return c.clone();
         }
         let c = Arc::new(match &self.data_key {
+            Some(k) if self.resolved.cipher == Cipher::Sm4Gcm => {
+                ChunkCipher::sm4(&derive::sm4_chunk_key(k, open_id, which.1))
+            }
             Some(k) => ChunkCipher::sealed(&derive::chunk_key(k, open_id, which.1)),
             None => ChunkCipher::plain(&derive::plain_chunk_key(bucket, open_id, which.1)),
         });
@@ -173,9 +189,6 @@ impl Bucket {
         let key = match rule {
             Rule::None => KeyId(String::new()),
             Rule::Aes256 => self.keys()?.managed_key(&self.id)?,
-            Rule::Kms { sm4: true, .. } => {
-                return Err(BucketError::Unsupported("SM4 data encryption is not built yet; use KMS or AES256"));
-            }
             Rule::Kms { key: None, .. } => self.keys()?.default_cmk()?,
             Rule::Kms { key: Some(name), .. } => self.keys()?.resolve(name)?,
         };
@@ -193,7 +206,8 @@ impl Bucket {
             (KekId(0), Vec::new(), None, derive::plain_map_key(&self.key, &id))
         } else {
             let (kek_id, kek) = self.current_kek(&resolved.key)?;
-            let key = DataKey::random()?;
+            let sm4 = resolved.cipher == Cipher::Sm4Gcm;
+            let key = if sm4 { DataKey::random_sm4()? } else { DataKey::random()? };
             let ctx = wrap::DataCtx {
                 seal_id: id,
                 method: method_code(resolved.method),
@@ -201,7 +215,7 @@ impl Bucket {
                 key_id: &resolved.key,
             };
             let wrapped = wrap::wrap_data_key(&kek, &ctx, &key)?;
-            let map_key = derive::map_key(&key, &id);
+            let map_key = map_key(resolved.cipher, &key, &id);
             (kek_id, wrapped, Some(key), map_key)
         };
         Ok(Seal {
@@ -238,7 +252,7 @@ impl Bucket {
         let resolved = Resolved { method, cipher, key: KeyId(row.key_id.clone()) };
         let (data_key, map_key) = match method {
             Method::None => (None, derive::plain_map_key(&self.key, &row.seal_id)),
-            Method::Aes256 | Method::Kms if cipher == Cipher::Aes256Gcm => {
+            Method::Aes256 | Method::Kms if key_bytes(method, cipher).is_some() => {
                 let kek = self.kek(KekId(row.kek))?;
                 let ctx = wrap::DataCtx {
                     seal_id: row.seal_id,
@@ -248,7 +262,10 @@ impl Bucket {
                 };
                 let key = wrap::unwrap_data_key(&kek, &ctx, &row.wrapped)
                     .map_err(|_| damaged("its data key does not unwrap"))?;
-                let map_key = derive::map_key(&key, &row.seal_id);
+                if key_bytes(method, cipher) != Some(key.expose().len()) {
+                    return Err(damaged("its data key has another cipher's length"));
+                }
+                let map_key = map_key(cipher, &key, &row.seal_id);
                 (Some(key), map_key)
             }
             _ => {

@@ -184,7 +184,7 @@ fn mounted(
         list_sse: plan.options.list_sse,
         direct_rdwr: plan.options.direct_rdwr,
         fs_name: plan.bucket.to_string(),
-        threads: plan.options.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(2, Into::into)),
+        threads: plan.options.threads.unwrap_or_else(|| fuse::MountOptions::default().threads),
     };
     // `mount -o remount,ro` tells the kernel and nobody else.
     if let Ok(at) = plan.mountpoint.canonicalize() {

@@ -2,8 +2,9 @@
 //! map need not know which they hold. The seal id, the offset and the sequence are bound as associated data.
 
 use super::CryptoError;
-use super::gcm::{Aes256GcmBackend, Gcm, NONCE_BYTES, TAG_BYTES};
+use super::gcm::{Aes256GcmBackend, Gcm, GcmBackend, NONCE_BYTES, TAG_BYTES};
 use super::secret::ChunkKey;
+use super::sm4::Sm4Gcm;
 use crate::types::{FRAME_OVERHEAD, OpenId, SealId};
 use std::cell::RefCell;
 
@@ -32,10 +33,46 @@ impl ChunkAad {
     }
 }
 
-/// Seals and opens chunks under one chunk key, with the library of this build.
-pub type ChunkCipher = CipherOf<Gcm>;
+/// Seals and opens chunks under one chunk key, with the libraries of this build.
+pub enum ChunkCipher {
+    Aes256(CipherOf<Gcm>),
+    Sm4(CipherOf<Sm4Gcm>),
+}
 
-/// A chunk cipher on a chosen library; everything but tests and benchmarks says `ChunkCipher`.
+impl ChunkCipher {
+    /// For the chunks of a sealed object: AES-256-GCM.
+    pub fn sealed(key: &ChunkKey) -> Self {
+        ChunkCipher::Aes256(CipherOf::sealed(key))
+    }
+
+    /// For the chunks of a sealed object: SM4-GCM, with the first 16 bytes of the key.
+    pub fn sm4(key: &ChunkKey) -> Self {
+        ChunkCipher::Sm4(CipherOf::sm4(Sm4Gcm::new(key)))
+    }
+
+    /// For the chunks of a plain object: the content as it is, and a GMAC.
+    pub fn plain(key: &ChunkKey) -> Self {
+        ChunkCipher::Aes256(CipherOf::plain(key))
+    }
+
+    /// See [`CipherOf::seal`].
+    pub fn seal(&self, aad: &ChunkAad, nonce: [u8; NONCE_BYTES], content: &[u8], frame: &mut [u8]) {
+        match self {
+            ChunkCipher::Aes256(c) => c.seal(aad, nonce, content, frame),
+            ChunkCipher::Sm4(c) => c.seal(aad, nonce, content, frame),
+        }
+    }
+
+    /// See [`CipherOf::open`].
+    pub fn open(&self, aad: &ChunkAad, frame: &[u8], out: &mut [u8]) -> Result<(), CryptoError> {
+        match self {
+            ChunkCipher::Aes256(c) => c.open(aad, frame, out),
+            ChunkCipher::Sm4(c) => c.open(aad, frame, out),
+        }
+    }
+}
+
+/// A chunk cipher on one library; everything but tests and benchmarks says `ChunkCipher`.
 pub struct CipherOf<B> {
     gcm: B,
     plain: bool,
@@ -56,10 +93,12 @@ impl<B: Aes256GcmBackend> CipherOf<B> {
     pub fn plain(key: &ChunkKey) -> Self {
         CipherOf { gcm: B::new(key.expose()), plain: true }
     }
+}
 
-    /// Whether this cipher leaves the content readable.
-    pub fn is_plain(&self) -> bool {
-        self.plain
+impl<B: GcmBackend> CipherOf<B> {
+    /// For the chunks of a sealed object, on one of the libraries for SM4-GCM.
+    pub fn sm4(gcm: B) -> Self {
+        CipherOf { gcm, plain: false }
     }
 
     /// Writes the frame of `content`: nonce, ciphertext, tag. `nonce` is fresh from `fill_random`.

@@ -28,7 +28,7 @@ fn associated_data_has_the_layout_of_the_format() {
 
 #[test]
 fn every_flipped_byte_of_a_frame_is_noticed_and_no_content_is_left() {
-    for cipher in [ChunkCipher::sealed(&key(1)), ChunkCipher::plain(&key(1))] {
+    for cipher in [ChunkCipher::sealed(&key(1)), ChunkCipher::sm4(&key(1)), ChunkCipher::plain(&key(1))] {
         let content = [0x5a; 40];
         let mut frame = [0u8; 68];
         cipher.seal(&aad(), [3; 12], &content, &mut frame);
@@ -51,7 +51,7 @@ fn a_chunk_opens_only_in_its_own_place_and_time() {
         ChunkAad::new(&SealId([1; 16]), 0x1000, 5, &OpenId([3; 16]), 9),
         ChunkAad::new(&SealId([1; 16]), 0x1000, 5, &OpenId([2; 16]), 10),
     ];
-    for cipher in [ChunkCipher::sealed(&key(1)), ChunkCipher::plain(&key(1))] {
+    for cipher in [ChunkCipher::sealed(&key(1)), ChunkCipher::sm4(&key(1)), ChunkCipher::plain(&key(1))] {
         let mut frame = [0u8; 33];
         cipher.seal(&aad(), [3; 12], b"hello", &mut frame);
         let mut out = [0u8; 5];

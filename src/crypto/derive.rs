@@ -39,6 +39,13 @@ pub fn chunk_key(k: &DataKey, open: &OpenId, window: u64) -> ChunkKey {
 pub fn plain_chunk_key(k: &BucketKey, open: &OpenId, window: u64) -> ChunkKey {
     ChunkKey::take(&mut expand(k.expose(), "plain-chunk", &[&open.0, &window.to_le_bytes()]))
 }
+/// The chunk key of SM4, which takes the first 16 bytes.
+pub fn sm4_chunk_key(k: &DataKey, open: &OpenId, window: u64) -> ChunkKey {
+    ChunkKey::take(&mut expand(&sm4_prk(k)[..], "chunk-sm4", &[&open.0, &window.to_le_bytes()]))
+}
+pub fn sm4_map_key(k: &DataKey, seal: &SealId) -> MapKey {
+    MapKey::take(&mut expand(&sm4_prk(k)[..], "map-sm4", &[&seal.0]))
+}
 pub fn map_key(k: &DataKey, seal: &SealId) -> MapKey {
     MapKey::take(&mut expand(k.expose(), "map", &[&seal.0]))
 }
@@ -47,6 +54,13 @@ pub fn plain_map_key(k: &BucketKey, seal: &SealId) -> MapKey {
 }
 // Reserved, so not to be used for anything else: "tree" of K_bucket, "customer-kek" of a customer key.
 
+/// HKDF-Extract(salt = "ssefs/1/sm4", 16-byte data key): RFC 5869, section 2.2.
+fn sm4_prk(k: &DataKey) -> Zeroizing<[u8; 32]> {
+    let mut mac = Mac::keyed(b"ssefs/1/sm4");
+    mac.update(k.expose());
+    Zeroizing::new(mac.finish())
+}
+
 /// FORMAT.md's Expand(k, label, ctx).
 fn expand(k: &[u8], label: &str, ctx: &[&[u8]]) -> Zeroizing<[u8; 32]> {
     let mut info = vec![&b"ssefs/1/"[..], label.as_bytes(), &[0]];
@@ -54,8 +68,8 @@ fn expand(k: &[u8], label: &str, ctx: &[&[u8]]) -> Zeroizing<[u8; 32]> {
     hkdf_expand_32(k, &info)
 }
 
-/// The first block of HKDF-Expand, T(1) = HMAC(PRK, info | 0x01): RFC 5869, section 2.3. The hkdf crate refuses the 16-byte
-/// keys of SM4, and its own check against RFC 5869's vectors is repeated below.
+/// The first block of HKDF-Expand, T(1) = HMAC(PRK, info | 0x01): RFC 5869, section 2.3. One
+/// HMAC without the copies of the key that the hkdf crate's types would leave; below it is checked against both.
 fn hkdf_expand_32(prk: &[u8], info: &[&[u8]]) -> Zeroizing<[u8; 32]> {
     let mut mac = Mac::keyed(prk);
     for part in info {
@@ -138,9 +152,14 @@ mod tests {
                 "5bc4a59104d4c130296d4d10f460fbfdc6f5af535f38db45a9ee7fb7f61c72fc",
             ),
             (
-                "chunk sm4",
-                to_hex(chunk_key(&sm4, &open, 7).expose()),
-                "74ca54991bcf7c727ababcc0538a1687e954162e0e91c975e240527f48fdc4c4",
+                "chunk-sm4",
+                to_hex(sm4_chunk_key(&sm4, &open, 7).expose()),
+                "a8d38d1fb0dec3d26b80db8de2a3bc3f926411eeb567abbf0f6829671b18c9d9",
+            ),
+            (
+                "map-sm4",
+                to_hex(sm4_map_key(&sm4, &seal).expose()),
+                "3839dafc352fe41588c6ad79319b488a3d91396793bdf93b447029cbd1994a7b",
             ),
             (
                 "plain-chunk",

@@ -10,14 +10,9 @@ pub const NONCE_BYTES: usize = 12;
 /// Bytes of an authentication tag.
 pub const TAG_BYTES: usize = 16;
 
-/// One key, ready to seal and open. `ciphertext` and `content` always have one length; callers keep that, and
-/// no content passes 2^36 - 32 bytes.
-pub trait Aes256GcmBackend: Send + Sync + Sized {
-    /// The library's name, for the log and for benchmarks.
-    const NAME: &'static str;
-
-    fn new(key: &[u8; 32]) -> Self;
-
+/// One key of a block cipher in GCM, ready to seal and open. `ciphertext` and `content` always have one length; callers
+/// keep that, and no content passes 2^36 - 32 bytes.
+pub trait GcmBackend: Send + Sync + Sized {
     /// Seals `content` into `ciphertext` and returns the tag.
     fn seal(&self, nonce: &[u8; 12], aad: &[u8], content: &[u8], ciphertext: &mut [u8]) -> [u8; TAG_BYTES];
 
@@ -30,6 +25,14 @@ pub trait Aes256GcmBackend: Send + Sync + Sized {
         tag: &[u8; TAG_BYTES],
         content: &mut [u8],
     ) -> Result<(), CryptoError>;
+}
+
+/// AES-256 of one library.
+pub trait Aes256GcmBackend: GcmBackend {
+    /// The library's name, for the log and for benchmarks.
+    const NAME: &'static str;
+
+    fn new(key: &[u8; 32]) -> Self;
 }
 
 /// The backend of this build.
@@ -50,7 +53,10 @@ impl Aes256GcmBackend for AwsLc {
         use aws_lc_rs::aead::{AES_256_GCM, LessSafeKey, UnboundKey};
         AwsLc(LessSafeKey::new(UnboundKey::new(&AES_256_GCM, key).expect("32 bytes are an AES-256 key")))
     }
+}
 
+#[cfg(feature = "aws-lc")]
+impl GcmBackend for AwsLc {
     fn seal(&self, nonce: &[u8; 12], aad: &[u8], content: &[u8], ciphertext: &mut [u8]) -> [u8; TAG_BYTES] {
         use aws_lc_rs::aead::{Aad, Nonce};
         let mut tag = [0u8; TAG_BYTES];
@@ -93,7 +99,9 @@ impl Aes256GcmBackend for PureRust {
     fn new(key: &[u8; 32]) -> Self {
         PureRust(Aes256Gcm::new(key.into()))
     }
+}
 
+impl GcmBackend for PureRust {
     fn seal(&self, nonce: &[u8; 12], aad: &[u8], content: &[u8], ciphertext: &mut [u8]) -> [u8; TAG_BYTES] {
         let buffer = InOutBuf::new(content, ciphertext).expect("lengths are equal");
         self.0.encrypt_inout_detached(nonce.into(), aad, buffer).expect("below GCM's limit").into()

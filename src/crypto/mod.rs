@@ -9,6 +9,7 @@ pub mod gcm;
 pub mod mac;
 pub mod passphrase;
 pub mod secret;
+pub mod sm4;
 pub mod wrap;
 
 /// Why a cryptographic operation failed. No variant carries key material.

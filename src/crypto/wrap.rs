@@ -2,7 +2,7 @@
 //! told from altered bytes, and no blob opens under two keys.
 
 use super::CryptoError;
-use super::gcm::{Aes256GcmBackend, Gcm, TAG_BYTES};
+use super::gcm::{Aes256GcmBackend, Gcm, GcmBackend, TAG_BYTES};
 use super::secret::{BucketKey, DataKey, Kek, MasterKey, PassKey, RootKey, fill_random};
 use crate::types::{BucketId, KekId, KeyId, SealId, StoreId};
 use hkdf::Hkdf;

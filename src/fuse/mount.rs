@@ -38,7 +38,8 @@ pub struct MountOptions {
 
 impl Default for MountOptions {
     fn default() -> Self {
-        let threads = std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 16));
+        // Some wait for the disk while others answer.
+        let threads = std::thread::available_parallelism().map_or(4, |n| n.get().clamp(4, 16));
         MountOptions {
             read_only: false,
             allow_other: false,

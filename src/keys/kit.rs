@@ -9,7 +9,7 @@ use super::files::{create_if_absent, make_private_dir, open_regular, read_up_to,
 use super::keyring::{Change, Keyring, needed_root, now};
 use super::root;
 use super::rows::{KIT, KIT_BUCKET, KIT_KEY, Snapshot, TABLES, VERSION};
-use crate::crypto::gcm::{Aes256GcmBackend, Gcm, TAG_BYTES};
+use crate::crypto::gcm::{Aes256GcmBackend, Gcm, GcmBackend, TAG_BYTES};
 use crate::crypto::passphrase::{Kdf, Passphrase, SecretText};
 use crate::crypto::secret::{PassKey, RootKey, random_id};
 use crate::crypto::{CryptoError, code, derive, wrap};

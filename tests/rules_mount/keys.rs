@@ -30,7 +30,7 @@ fn log(m: &Mount) -> Vec<u8> {
 
 #[test]
 fn r19_equal_files_have_different_ciphertext_and_different_wrapped_keys() {
-    for rule in ["AES256", "KMS", ""] {
+    for rule in ["AES256", "KMS", "KMS::SM4", ""] {
         let Some(mut m) = Mount::real(rule) else { return };
         let content = crate::tree::Dice::new(1).bytes(40_000);
         for name in ["a", "b", "c"] {

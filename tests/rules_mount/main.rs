@@ -17,6 +17,7 @@ mod owner;
 mod plaintext;
 mod requests;
 mod rules;
+mod sm4;
 
 use mount::{Mount, get_xattr_text};
 use std::fs;

@@ -70,7 +70,7 @@ fn sync(m: &Mount) {
 
 #[test]
 fn r12_with_a_rule_a_known_text_is_found_nowhere_in_the_store() {
-    for rule in ["AES256", "KMS"] {
+    for rule in ["AES256", "KMS", "KMS::SM4"] {
         let Some(mut m) = Mount::real(rule) else { return };
         let nowhere =
             |m: &Mount, when: &str| assert_eq!(found_in_store(m, MARKER), Vec::<String>::new(), "{rule}, {when}");
