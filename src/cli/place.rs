@@ -114,14 +114,24 @@ impl Place {
 
     /// The keyring, which must be there.
     pub fn keyring(&self) -> Result<Keyring, OpError> {
-        let needed = keys::needed_root(&self.config)?;
-        if needed.is_none() {
-            return Err(KeyError::KeyringMissing(keys::keyring_path(&self.config)).into());
+        loop {
+            let needed = keys::needed_root(&self.config)?;
+            if needed.is_none() {
+                return Err(KeyError::KeyringMissing(keys::keyring_path(&self.config)).into());
+            }
+            match self.keyring_with(needed.as_ref()) {
+                // Another process changed the root key meanwhile: what was found belongs to the old one.
+                Err(_) if keys::needed_root(&self.config)? != needed => {}
+                opened => return opened,
+            }
         }
-        let root = self.root_key(needed.as_ref())?;
+    }
+
+    fn keyring_with(&self, needed: Option<&[u8; 8]>) -> Result<Keyring, OpError> {
+        let root = self.root_key(needed)?;
         let from = match self.secrets.root_command() {
             Some(command) => RootSource::Command(command.clone()).name(),
-            None => root::find(&self.config, needed.as_ref()).map_or_else(|_| "root.key".into(), |f| f.source.name()),
+            None => root::find(&self.config, needed).map_or_else(|_| "root.key".into(), |f| f.source.name()),
         };
         Ok(Keyring::open_with(&self.config, root, &from)?)
     }

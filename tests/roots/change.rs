@@ -1,6 +1,6 @@
 //! `Keyring::change_root`: from each place to each other, and interrupted at every step in every way.
 
-use crate::{Knows, LITTLE, PASSPHRASE, Ring, child, passphrase, secret_file};
+use crate::{Knows, LITTLE, PASSPHRASE, Ring, change_to_passphrase, child, passphrase, secret_file};
 use ssefs::keys::root::{self, CommandLine, NewRoot, NoSteps, Step, Steps, load_given};
 use ssefs::keys::{KeyError, Keyring, RootSource};
 use std::fs;
@@ -283,6 +283,22 @@ fn two_changes_at_once_end_with_one_key_that_opens_everything() {
         }
     });
     is_good_after(&ring, "two at once");
+}
+
+#[test]
+fn a_file_beside_the_place_that_is_no_root_key_is_left_alone() {
+    let ring = Ring::made();
+    let mine = ring.config().join("root.key.next");
+    let stick = ring.beside("stick.key.next");
+    fs::write(&stick, "mine").unwrap();
+    let refused = ring.open().unwrap().change_root(target(&ring, "elsewhere"), false, &mut NoSteps);
+    assert!(matches!(refused, Err(KeyError::RootPlace { .. })), "{refused:?}");
+    assert_eq!(fs::read_to_string(&stick).unwrap(), "mine");
+    // In the configuration directory that name is ours: what a change left that came to nothing is cleared away.
+    fs::copy(ring.config().join("root.key"), &mine).unwrap();
+    ring.open().unwrap().change_root(change_to_passphrase(), false, &mut NoSteps).unwrap();
+    assert!(!mine.exists());
+    ring.is_whole(&ring.open().unwrap());
 }
 
 #[test]

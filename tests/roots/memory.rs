@@ -30,16 +30,26 @@ struct Hit {
     locked_and_not_dumped: bool,
 }
 
-/// Looks through all memory of a process that can be read.
+/// Where `needle` is in a process's memory.
 fn find(pid: u32, needle: &[u8]) -> Vec<Hit> {
+    find_all(pid, &[needle]).remove(0)
+}
+
+/// Looks through all memory of a process that can be read and written, once for all needles.
+fn find_all(pid: u32, needles: &[&[u8]]) -> Vec<Vec<Hit>> {
     let smaps = fs::read_to_string(format!("/proc/{pid}/smaps")).unwrap();
     let mem = File::open(format!("/proc/{pid}/mem")).unwrap();
-    let mut hits = Vec::new();
+    let longest = needles.iter().map(|n| n.len()).max().unwrap();
+    // By their first two bytes, so that most places are passed over at once.
+    let first = |b: &[u8]| usize::from(u16::from_le_bytes([b[0], b[1]]));
+    let mut begins = vec![false; 1 << 16];
+    needles.iter().for_each(|n| begins[first(n)] = true);
+    let mut hits: Vec<Vec<Hit>> = needles.iter().map(|_| Vec::new()).collect();
     let mut looked = 0;
     let mut mapping: Option<(u64, u64, String)> = None;
     for line in smaps.lines() {
-        let first = line.split(' ').next().unwrap_or("");
-        if let Some((from, to)) = first.split_once('-')
+        let word = line.split(' ').next().unwrap_or("");
+        if let Some((from, to)) = word.split_once('-')
             && let (Ok(from), Ok(to)) = (u64::from_str_radix(from, 16), u64::from_str_radix(to, 16))
         {
             mapping = line.split(' ').nth(1).filter(|p| p.starts_with("rw")).map(|_| (from, to, line.to_owned()));
@@ -48,19 +58,27 @@ fn find(pid: u32, needle: &[u8]) -> Vec<Hit> {
             && let Some((from, to, name)) = mapping.take()
         {
             let good = [" lo ", " dd "].iter().all(|f| format!("{flags} ").contains(f));
-            const STEP: u64 = 1 << 20;
+            const STEP: usize = 1 << 20;
             let mut at = from;
             while at < to {
                 // Pieces overlap, so that a needle across two of them is seen.
-                let length = (to - at).min(STEP + needle.len() as u64);
-                let mut bytes = vec![0u8; length as usize];
+                let length = usize::try_from(to - at).unwrap().min(STEP + longest);
+                let mut bytes = vec![0u8; length];
                 let n = mem.read_at(&mut bytes, at).unwrap_or(0);
+                let bytes = &bytes[..n];
                 looked += n;
-                let found = bytes[..n].windows(needle.len()).enumerate().filter(|(_, w)| *w == needle);
-                for (i, _) in found.take_while(|(i, _)| (*i as u64) < STEP) {
-                    hits.push(Hit { at: at + i as u64, mapping: name.clone(), locked_and_not_dumped: good });
+                for i in 0..n.saturating_sub(1).min(STEP) {
+                    if !begins[first(&bytes[i..])] {
+                        continue;
+                    }
+                    for (needle, hits) in needles.iter().zip(&mut hits) {
+                        if bytes[i..].starts_with(needle) {
+                            let at = at + i as u64;
+                            hits.push(Hit { at, mapping: name.clone(), locked_and_not_dumped: good });
+                        }
+                    }
                 }
-                at += STEP;
+                at += STEP as u64;
             }
         }
     }
@@ -177,8 +195,8 @@ fn keys_that_a_live_mount_works_with_are_in_locked_memory_alone() {
     assert!(keys.len() > 20, "{}", keys.len());
     let pid = pid_of(&s);
     let mut seen = 0;
-    for (name, key) in &keys {
-        let hits = find(pid, key);
+    let needles: Vec<&[u8]> = keys.iter().map(|(_, key)| &key[..]).collect();
+    for ((name, _), hits) in keys.iter().zip(find_all(pid, &needles)) {
         seen += usize::from(!hits.is_empty());
         assert!(hits.iter().all(|h| h.locked_and_not_dumped), "{name}: copies outside the arena: {hits:#?}");
     }

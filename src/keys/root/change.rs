@@ -199,8 +199,15 @@ fn prepare(
                 _ if taken => return refuse("there is a file already"),
                 _ => {}
             }
-            let key = made()?;
             let next = beside(&path);
+            if next.symlink_metadata().is_ok() && load_file(&next, None).is_err() {
+                let what = next.display().to_string();
+                return Err(KeyError::RootPlace {
+                    what,
+                    why: "there is a file that is no root key: move it away".into(),
+                });
+            }
+            let key = made()?;
             write_over(&next, text::pack(&key).expose()).map_err(KeyError::io(&next))?;
             Ok((key, Prepared { source: RootSource::File(path), passphrase: None, given: false }))
         }
@@ -263,7 +270,8 @@ fn finish_locked(dir: &Path, needed: &[u8; 8], steps: &mut dyn Steps) -> Result<
     {
         if let RootSource::File(path) = &record.source {
             let waiting = beside(path);
-            if waiting.symlink_metadata().is_ok() {
+            // The key itself is looked at, not the name: nothing takes the place of a key but the one that is needed.
+            if load_file(&waiting, None).is_ok_and(|key| derive::root_id(&key) == *needed) {
                 wipe(path).map_err(KeyError::io(path))?;
                 rename_over(&waiting, path).map_err(KeyError::io(path))?;
             }
