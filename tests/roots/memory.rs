@@ -298,3 +298,38 @@ fn the_command_that_loads_a_key_with_a_passphrase_wipes_both() {
     // Other tests of this process take pages meanwhile, but fifty loads do not keep fifty of them.
     assert!(after < before + 40 * 4096, "{before} {after}: pages are given back");
 }
+
+#[test]
+fn where_no_memory_may_be_locked_a_mount_says_so_and_works() {
+    if !is_root() {
+        return;
+    }
+    use std::os::unix::process::CommandExt;
+    /// linux/capability.h
+    const CAP_IPC_LOCK: libc::c_ulong = 14;
+    let s = Sandbox::new();
+    crate::cli_support::require_fuse();
+    let dir = s.mkdir("mnt");
+    let run = |args: &[&str]| {
+        let mut command = s.command(crate::cli_support::SSEFS);
+        command.args(args).stdin(Stdio::null());
+        // SAFETY: both calls are safe between fork and exec.
+        unsafe {
+            command.pre_exec(|| {
+                let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+                libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const none);
+                // Root is not asked for the limit while it has this; without it in the bounding set, exec drops it.
+                libc::prctl(libc::PR_CAPBSET_DROP, CAP_IPC_LOCK, 0, 0, 0);
+                Ok(())
+            })
+        };
+        crate::cli_support::Outcome::from(command.output().unwrap())
+    };
+    let o = run(&["mount", "photos", &dir, "--create", "--rule", "AES256", "--log", "log.txt"]);
+    assert_eq!(o.code, 0, "{o:?}");
+    fs::write(format!("{dir}/f"), "content").unwrap();
+    assert_eq!(fs::read_to_string(format!("{dir}/f")).unwrap(), "content");
+    run(&["umount", &dir]).ok();
+    let log = fs::read_to_string(s.path("log.txt")).unwrap();
+    assert!(log.contains("could not be locked in memory") && log.contains("ulimit -l"), "{log}");
+}
