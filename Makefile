@@ -10,7 +10,7 @@ SSEFS = $(CURDIR)/target/release/ssefs
 # program:package
 NEEDS_BUILD = cc:gcc
 NEEDS_MOUNT = fusermount3:fuse3
-NEEDS_TEST = restic:restic borg:borgbackup rsync:rsync git:git sqlite3:sqlite3 tar:tar setfattr:attr setfacl:acl \
+NEEDS_TEST = softhsm2-util:softhsm2 restic:restic borg:borgbackup rsync:rsync git:git sqlite3:sqlite3 tar:tar setfattr:attr setfacl:acl \
              gcc:gcc make:make fio:fio bash:bash python3:python3
 NEEDS_BENCH = fio:fio
 # Programs from crates.io that the tests use, each with its version, in a place of our own.
@@ -43,11 +43,13 @@ tools:
 	@packaging/need $(NEEDS_BUILD)
 	@packaging/need-crate fsx 0.3.2 '$(TOOLS)'
 	@packaging/need-crate pjdfstest 0.2.2 '$(TOOLS)'
+	@packaging/need python3:python3
+	@packaging/need-python '$(TOOLS)/moto' moto==5.2.5 flask==3.1.2 flask-cors==6.0.1
 
 # Tests that mount run one test binary at a time (cargo does) and within one binary as RUST_TEST_THREADS says.
 test: tools
 	@packaging/need $(NEEDS_BUILD) $(NEEDS_MOUNT) $(NEEDS_TEST)
-	SSEFS_PJDFSTEST='$(TOOLS)/bin/pjdfstest' $(CARGO) test --release --locked
+	SSEFS_PJDFSTEST='$(TOOLS)/bin/pjdfstest' SSEFS_MOTO='$(TOOLS)/moto/bin' $(CARGO) test --release --locked
 
 bench:
 	@packaging/need $(NEEDS_BUILD) $(NEEDS_MOUNT) $(NEEDS_BENCH)

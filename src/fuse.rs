@@ -1,30 +1,34 @@
 //! The thin adapter between the kernel (crate fuser) and [`Fs`]: it takes requests apart, answers them, and keeps the
 //! kernel's caches right. Nothing is decided here that a test without a mount would want to see.
 
+mod aside;
 mod convert;
+pub mod ioctl;
 mod mount;
 pub mod mount_table;
 
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
-    KernelConfig, LockOwner, Notifier, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite,
-    ReplyXattr, Request, TimeOrNow, WriteFlags,
+    IoctlFlags, KernelConfig, LockOwner, Notifier, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
+    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
+    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
 pub use mount::{MountOptions, Mounted, Unmounter, mount};
 
 use crate::bucket::{Attr, BucketError, Listing};
-use crate::fs::{Caller, Change, Fs, FsError, Handle, WriteAs, is_slow};
+use crate::fs::{Caller, Change, Fs, FsError, Handle, WriteAs, is_lock, is_slow};
+use zeroize::Zeroizing;
+
+use aside::{WAITING_MAX, guard};
 use convert::{file_attr, file_type, nanoseconds};
 
 /// Names and attributes change only through this mount, so the kernel may keep them.
@@ -38,9 +42,6 @@ const READAHEAD_BYTES: u32 = 4 << 20;
 const COPY_BYTES_MAX: u64 = 256 << 20;
 /// Copies up to this many bytes are made where they arrive.
 const COPY_INLINE_BYTES_MAX: u64 = 1 << 20;
-/// Most slow requests on threads of their own; more of them take an event thread's time.
-const SLOW_MAX: usize = 64;
-
 /// Wanted where the kernel has it. Never FUSE_WRITEBACK_CACHE: it would own size and times.
 const WANTED: [InitFlags; 11] = [
     // The kernel judges by ACLs; inheriting them, and the umask with that, is ours (fs/acl.rs).
@@ -57,18 +58,12 @@ const WANTED: [InitFlags; 11] = [
     InitFlags::FUSE_EXPLICIT_INVAL_DATA,
 ];
 
+#[derive(Clone)]
 struct Adapter {
     fs: Arc<Fs>,
     notifier: Arc<OnceLock<Notifier>>,
     slow: Arc<AtomicUsize>,
     direct_rdwr: bool,
-}
-
-/// Run a handler. If it panics, its reply is dropped on the way, which fuser answers with EIO; the session goes on.
-fn guard(what: &'static str, handler: impl FnOnce()) {
-    if catch_unwind(AssertUnwindSafe(handler)).is_err() {
-        log::error!("{what}: panicked; the request was answered with EIO. Please report this");
-    }
 }
 
 fn caller(req: &Request) -> Caller {
@@ -94,24 +89,6 @@ fn open_flags(flags: i32, direct_rdwr: bool) -> (FopenFlags, bool) {
 impl Adapter {
     fn errno(&self, uid: u32, e: &FsError) -> Errno {
         Errno::from_i32(self.fs.refused(uid, e))
-    }
-
-    /// Run a request that may take long on a thread of its own, so that event threads stay free for others.
-    fn slowly(&self, what: &'static str, job: impl FnOnce() + Send + 'static) {
-        if self.slow.fetch_add(1, Ordering::AcqRel) >= SLOW_MAX {
-            self.slow.fetch_sub(1, Ordering::AcqRel);
-            return guard(what, job);
-        }
-        let count = Arc::clone(&self.slow);
-        let spawned = std::thread::Builder::new().name("ssefs-slow".into()).spawn(move || {
-            guard(what, job);
-            count.fetch_sub(1, Ordering::AcqRel);
-        });
-        // The job and its reply are gone then, which fuser has answered with EIO.
-        if let Err(e) = spawned {
-            self.slow.fetch_sub(1, Ordering::AcqRel);
-            log::error!("{what}: no thread to be had: {e}");
-        }
     }
 
     /// The kernel shows set-id bits from its cache until told. Only attributes are dropped, which waits for no page.
@@ -146,6 +123,66 @@ impl Adapter {
             Err(e) => reply.error(Errno::from_i32(fs.refused(uid, &e))),
         };
         self.fs.sync(handle, Box::new(done));
+    }
+
+    #[allow(clippy::too_many_arguments)] // they are those of FUSE_WRITE
+    fn write_now(
+        &self,
+        uid: u32,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        data: &[u8],
+        write_flags: WriteFlags,
+        flags: OpenFlags,
+        reply: ReplyWrite,
+    ) {
+        // Pages of a mapping: handle and flags are the kernel's guess, the place is right.
+        let paged = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
+        let len = data.len() as u32;
+        let written = self.fs.files.get(fh.0).and_then(|f| {
+            let w = WriteAs {
+                // Where the kernel keeps pages it has put the bytes at their place already, at the end as it knows it.
+                append: f.direct && !paged && flags.0 & libc::O_APPEND != 0,
+                kill_set_id: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
+                paged,
+            };
+            Ok((self.fs.write(&f, offset, data, w)?, f))
+        });
+        match written {
+            Ok((killed, file)) => {
+                if killed {
+                    self.mode_changed(ino.0);
+                }
+                // The kernel syncs for O_SYNC and O_DSYNC itself, except where it keeps no pages.
+                if file.direct && !paged && flags.0 & libc::O_DSYNC != 0 {
+                    let fs = Arc::clone(&self.fs);
+                    let done = move |result: Result<(), FsError>| match result {
+                        Ok(()) => reply.written(len),
+                        Err(e) => reply.error(Errno::from_i32(fs.refused(uid, &e))),
+                    };
+                    return self.fs.sync(Handle::File(fh.0), Box::new(done));
+                }
+                reply.written(len);
+            }
+            Err(e) => {
+                let errno = self.errno(uid, &e);
+                if paged {
+                    // The kernel forgets the pages and tells of it once, and nobody waited for this answer.
+                    self.fs.failures.note(errno.into());
+                }
+                reply.error(errno);
+            }
+        }
+    }
+
+    /// Lock something; `answer` is called when it is done, with what went wrong.
+    fn lock(&self, caller: Caller, ino: u64, name: &[u8], answer: impl FnOnce(Option<Errno>) + Send + 'static) {
+        let fs = Arc::clone(&self.fs);
+        let done = move |r: Result<(), FsError>| {
+            answer(r.err().map(|e| Errno::from_i32(fs.refused(caller.uid, &e))));
+        };
+        self.fs.lock(caller, ino, name, Box::new(done));
     }
 
     fn bytes(&self, uid: u32, value: Result<Vec<u8>, FsError>, size: u32, reply: ReplyXattr) {
@@ -208,7 +245,7 @@ impl Filesystem for Adapter {
         atime: Option<TimeOrNow>,
         mtime: Option<TimeOrNow>,
         _ctime: Option<SystemTime>,
-        _fh: Option<FileHandle>,
+        fh: Option<FileHandle>,
         _crtime: Option<SystemTime>,
         _chgtime: Option<SystemTime>,
         _bkuptime: Option<SystemTime>,
@@ -216,10 +253,11 @@ impl Filesystem for Adapter {
         reply: ReplyAttr,
     ) {
         let (caller, atime, mtime) = (caller(req), atime.map(nanoseconds), mtime.map(nanoseconds));
-        let change = Change { mode, uid, gid, size, atime, mtime };
-        guard("setattr", || match self.fs.set_attr(caller, ino.0, &change) {
+        let change = Change { mode, uid, gid, size, atime, mtime, handle: fh.map(|h| h.0) };
+        let waits = size.is_some() && self.fs.bucket.may_wait(ino.0, true);
+        self.perhaps_waiting("setattr", waits, move |me| match me.fs.set_attr(caller, ino.0, &change) {
             Ok(a) => reply.attr(&KEEP, &file_attr(&a)),
-            Err(e) => reply.error(self.errno(caller.uid, &e)),
+            Err(e) => reply.error(me.errno(caller.uid, &e)),
         });
     }
 
@@ -294,38 +332,38 @@ impl Filesystem for Adapter {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        guard("create", || {
-            let caller = caller(req);
-            let (answer, direct) = open_flags(flags, self.direct_rdwr);
-            let mode = mode & 0o7777 | libc::S_IFREG;
-            let opened = self.fs.make(caller, parent.0, name.as_bytes(), mode, umask, 0, None).and_then(|a| {
+        let (caller, name) = (caller(req), name.to_owned());
+        let (answer, direct) = open_flags(flags, self.direct_rdwr);
+        let mode = mode & 0o7777 | libc::S_IFREG;
+        self.perhaps_waiting("create", self.fs.bucket.making_may_wait(), move |me| {
+            let opened = me.fs.make(caller, parent.0, name.as_bytes(), mode, umask, 0, None).and_then(|a| {
                 // It is new, so there is nothing to empty.
-                let opened = self.fs.open(caller, a.ino, flags & !libc::O_TRUNC, direct);
-                let (handle, _) = opened.inspect_err(|_| self.fs.unmake(parent.0, name.as_bytes(), mode))?;
+                let opened = me.fs.open(caller, a.ino, flags & !libc::O_TRUNC, direct);
+                let (handle, _) = opened.inspect_err(|_| me.fs.unmake(parent.0, name.as_bytes(), mode))?;
                 Ok((a, handle))
             });
             match opened {
                 Ok((a, handle)) => {
-                    self.fs.bucket.remember(a.ino, 1);
+                    me.fs.bucket.remember(a.ino, 1);
                     reply.created(&KEEP, &file_attr(&a), NEVER_REUSED, FileHandle(handle), answer);
                 }
-                Err(e) => reply.error(self.errno(caller.uid, &e)),
+                Err(e) => reply.error(me.errno(caller.uid, &e)),
             }
         });
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        guard("open", || {
-            let (answer, direct) = open_flags(flags.0, self.direct_rdwr);
-            match self.fs.open(caller(req), ino.0, flags.0, direct) {
-                Ok((handle, killed)) => {
-                    if killed {
-                        self.mode_changed(ino.0);
-                    }
-                    reply.opened(FileHandle(handle), answer);
+        let caller = caller(req);
+        let (answer, direct) = open_flags(flags.0, self.direct_rdwr);
+        let waits = self.fs.bucket.may_wait(ino.0, flags.acc_mode() != OpenAccMode::O_RDONLY);
+        self.perhaps_waiting("open", waits, move |me| match me.fs.open(caller, ino.0, flags.0, direct) {
+            Ok((handle, killed)) => {
+                if killed {
+                    me.mode_changed(ino.0);
                 }
-                Err(e) => reply.error(self.errno(req.uid(), &e)),
+                reply.opened(FileHandle(handle), answer);
             }
+            Err(e) => reply.error(me.errno(caller.uid, &e)),
         });
     }
 
@@ -333,16 +371,19 @@ impl Filesystem for Adapter {
         &self,
         req: &Request,
         ino: INodeNo,
-        _fh: FileHandle,
+        fh: FileHandle,
         offset: u64,
         size: u32,
         _flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        guard("read", || match self.fs.bucket.read(ino.0, offset, size as usize) {
-            Ok(data) => reply.data(&data),
-            Err(e) => reply.error(self.errno(req.uid(), &e.into())),
+        let uid = req.uid();
+        self.perhaps_waiting("read", self.fs.bucket.may_wait(ino.0, false), move |me| {
+            match me.fs.read(fh.0, ino.0, offset, size as usize) {
+                Ok(data) => reply.data(&data),
+                Err(e) => reply.error(me.errno(uid, &e)),
+            }
         });
     }
 
@@ -358,45 +399,14 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        guard("write", || {
-            let uid = req.uid();
-            // Pages of a mapping: handle and flags are the kernel's guess, the place is right.
-            let paged = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
-            let len = data.len() as u32;
-            let written = self.fs.files.get(fh.0).and_then(|f| {
-                let w = WriteAs {
-                    // Where the kernel keeps pages it has put the bytes at their place already, at the end as it knows it.
-                    append: f.direct && !paged && flags.0 & libc::O_APPEND != 0,
-                    kill_set_id: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
-                };
-                Ok((self.fs.write(&f, offset, data, w)?, f))
+        let uid = req.uid();
+        if self.fs.bucket.may_wait(ino.0, true) {
+            let (me, data) = (self.clone(), data.to_vec());
+            return self.aside("write", WAITING_MAX, move || {
+                me.write_now(uid, ino, fh, offset, &data, write_flags, flags, reply)
             });
-            match written {
-                Ok((killed, file)) => {
-                    if killed {
-                        self.mode_changed(ino.0);
-                    }
-                    // The kernel syncs for O_SYNC and O_DSYNC itself, except where it keeps no pages.
-                    if file.direct && !paged && flags.0 & libc::O_DSYNC != 0 {
-                        let fs = Arc::clone(&self.fs);
-                        let done = move |result: Result<(), FsError>| match result {
-                            Ok(()) => reply.written(len),
-                            Err(e) => reply.error(Errno::from_i32(fs.refused(uid, &e))),
-                        };
-                        return self.fs.sync(Handle::File(fh.0), Box::new(done));
-                    }
-                    reply.written(len);
-                }
-                Err(e) => {
-                    let errno = self.errno(uid, &e);
-                    if paged {
-                        // The kernel forgets the pages and tells of it once, and nobody waited for this answer.
-                        self.fs.failures.note(errno.into());
-                    }
-                    reply.error(errno);
-                }
-            }
-        });
+        }
+        guard("write", || self.write_now(uid, ino, fh, offset, data, write_flags, flags, reply));
     }
 
     fn flush(&self, req: &Request, _ino: INodeNo, fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
@@ -502,7 +512,11 @@ impl Filesystem for Adapter {
                 self.empty(caller.uid, self.fs.set_xattr(caller, ino.0, name.as_bytes(), value, flags), reply);
             });
         }
-        let (fs, name, value) = (Arc::clone(&self.fs), name.to_owned(), value.to_vec());
+        let (fs, name) = (Arc::clone(&self.fs), name.to_owned());
+        // It may be a key.
+        let copy = Zeroizing::new(value.to_vec());
+        ioctl::wipe(value);
+        let value = copy;
         self.slowly("setxattr", move || match fs.set_xattr(caller, ino.0, name.as_bytes(), &value, flags) {
             Ok(()) => reply.ok(),
             Err(e) => reply.error(Errno::from_i32(fs.refused(caller.uid, &e))),
@@ -510,8 +524,11 @@ impl Filesystem for Adapter {
     }
 
     fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        guard("getxattr", || {
-            self.bytes(req.uid(), self.fs.get_xattr(caller(req), ino.0, name.as_bytes()), size, reply);
+        let caller = caller(req);
+        let waits = is_slow(name.as_bytes()) && self.fs.bucket.may_wait(ino.0, false);
+        let name = name.to_owned();
+        self.perhaps_waiting("getxattr", waits, move |me| {
+            me.bytes(caller.uid, me.fs.get_xattr(caller, ino.0, name.as_bytes()), size, reply);
         });
     }
 
@@ -527,6 +544,14 @@ impl Filesystem for Adapter {
             });
         }
         let (fs, name) = (Arc::clone(&self.fs), name.to_owned());
+        if is_lock(name.as_bytes()) {
+            return guard("removexattr", || {
+                self.lock(caller, ino.0, b"", move |r| match r {
+                    None => reply.ok(),
+                    Some(errno) => reply.error(errno),
+                })
+            });
+        }
         self.slowly("removexattr", move || match fs.remove_xattr(caller, ino.0, name.as_bytes()) {
             Ok(()) => reply.ok(),
             Err(e) => reply.error(Errno::from_i32(fs.refused(caller.uid, &e))),
@@ -537,19 +562,26 @@ impl Filesystem for Adapter {
         &self,
         req: &Request,
         ino: INodeNo,
-        _fh: FileHandle,
+        fh: FileHandle,
         offset: u64,
         length: u64,
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        guard("fallocate", || self.empty(req.uid(), self.fs.allocate(ino.0, offset, length, mode), reply));
+        let uid = req.uid();
+        self.perhaps_waiting("fallocate", self.fs.bucket.may_wait(ino.0, true), move |me| {
+            let allocated = me.fs.usable(fh.0).and_then(|()| me.fs.allocate(ino.0, offset, length, mode));
+            me.empty(uid, allocated, reply);
+        });
     }
 
-    fn lseek(&self, req: &Request, ino: INodeNo, _fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
-        guard("lseek", || match self.fs.seek(ino.0, offset, whence) {
-            Ok(found) => reply.offset(found),
-            Err(e) => reply.error(self.errno(req.uid(), &e)),
+    fn lseek(&self, req: &Request, ino: INodeNo, fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+        let uid = req.uid();
+        self.perhaps_waiting("lseek", self.fs.bucket.may_wait(ino.0, false), move |me| {
+            match me.fs.usable(fh.0).and_then(|()| me.fs.seek(ino.0, offset, whence)) {
+                Ok(found) => reply.offset(found),
+                Err(e) => reply.error(me.errno(uid, &e)),
+            }
         });
     }
 
@@ -557,24 +589,62 @@ impl Filesystem for Adapter {
         &self,
         req: &Request,
         ino_in: INodeNo,
-        _fh_in: FileHandle,
+        fh_in: FileHandle,
         offset_in: u64,
         ino_out: INodeNo,
-        _fh_out: FileHandle,
+        fh_out: FileHandle,
         offset_out: u64,
         len: u64,
         _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
         let (fs, uid, len) = (Arc::clone(&self.fs), req.uid(), len.min(COPY_BYTES_MAX));
-        let job = move || match fs.bucket.copy_range(ino_in.0, offset_in, ino_out.0, offset_out, len) {
-            Ok(copied) => reply.written(copied as u32),
-            Err(e) => reply.error(Errno::from_i32(fs.refused(uid, &e.into()))),
+        let copy = move |fs: &Fs| -> Result<u64, FsError> {
+            fs.usable(fh_in.0)?;
+            fs.usable(fh_out.0)?;
+            Ok(fs.bucket.copy_range(ino_in.0, offset_in, ino_out.0, offset_out, len)?)
         };
-        if len <= COPY_INLINE_BYTES_MAX {
+        let job = move || match copy(&fs) {
+            Ok(copied) => reply.written(copied as u32),
+            Err(e) => reply.error(Errno::from_i32(fs.refused(uid, &e))),
+        };
+        let waits = self.fs.bucket.may_wait(ino_in.0, false) || self.fs.bucket.may_wait(ino_out.0, true);
+        if len <= COPY_INLINE_BYTES_MAX && !waits {
             return guard("copy_file_range", job);
         }
         self.slowly("copy_file_range", job);
+    }
+
+    fn ioctl(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        _flags: IoctlFlags,
+        cmd: u32,
+        in_data: &[u8],
+        _out_size: u32,
+        reply: ReplyIoctl,
+    ) {
+        let caller = caller(req);
+        let asked = ioctl::parse(cmd, in_data);
+        ioctl::wipe(in_data);
+        match asked {
+            Some(ioctl::Asked::Unlock { name, key }) => {
+                let fs = Arc::clone(&self.fs);
+                self.slowly("unlock", move || match fs.unlock(caller, ino.0, &name, &key) {
+                    Ok(()) => reply.ioctl(0, &[]),
+                    Err(e) => reply.error(Errno::from_i32(fs.refused(caller.uid, &e))),
+                });
+            }
+            Some(ioctl::Asked::Lock { name }) => guard("lock", || {
+                self.lock(caller, ino.0, &name, move |r| match r {
+                    None => reply.ioctl(0, &[]),
+                    Some(errno) => reply.error(errno),
+                });
+            }),
+            None => reply.error(Errno::ENOTTY),
+        }
     }
 }
 

@@ -76,7 +76,12 @@ impl Run {
     fn go(&self, fsx: &Path, ops: u64) {
         let limit = Duration::from_secs(120 + ops / OPS_A_SECOND_MIN);
         let builder = Mount::builder().chunk_size(&self.chunk).limit(limit * 2);
-        let mut m = if self.rule.is_empty() { builder } else { builder.rule(&self.rule) }.mount();
+        let mut m = match self.rule.as_str() {
+            "" => builder,
+            "SSE-C" => builder.customer(),
+            rule => builder.rule(rule),
+        }
+        .mount();
         let (seed, ops) = (self.seed.to_string(), ops.to_string());
         let settings = m.beside("fsx.toml");
         fs::write(&settings, self.settings()).unwrap();
@@ -141,4 +146,9 @@ fn r61_fsx_finds_every_byte_under_kms() {
 #[test]
 fn r61_fsx_finds_every_byte_under_kms_with_sm4() {
     runs_of("KMS::SM4");
+}
+
+#[test]
+fn r61_fsx_finds_every_byte_under_a_customer_key() {
+    runs_of("SSE-C");
 }

@@ -8,16 +8,18 @@
 mod common;
 
 use std::fmt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use common::crash_mount::{Daemon, Place};
+use common::crash_mount::{CUSTOMER_KEY, CUSTOMER_KEY_FILE, Daemon, Place};
 use common::history::History;
 use common::lossy::{Action, Call, Fault, Image, LossyDisk, Names, Survival};
 use common::model::{Seen, State};
 use common::rng::Rng;
 use common::run::number;
+use common::sys;
 use common::workload::{Ended, Worker};
 
 /// Operations of one workload: enough for a few commits, few enough for half a second.
@@ -77,6 +79,9 @@ struct Bench {
 impl Bench {
     fn new() -> Bench {
         let dir = tempfile::Builder::new().prefix("power-cut-").tempdir().unwrap();
+        let key = dir.path().join(CUSTOMER_KEY_FILE);
+        std::fs::write(&key, CUSTOMER_KEY).unwrap();
+        std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).unwrap();
         Bench { dir, mounts: AtomicUsize::new(0) }
     }
 
@@ -90,11 +95,15 @@ impl Bench {
     }
 }
 
-/// A disk with an empty bucket that was unmounted cleanly.
-fn base_image(names: Names) -> Image {
+/// A disk with an empty bucket that was unmounted cleanly; with `customer` one in which everything new is SSE-C.
+fn base_image(names: Names, customer: bool) -> Image {
     let bench = Bench::new();
     let disk = LossyDisk::new(names).unwrap();
-    let (daemon, _) = bench.mount(&disk).expect("ssefs mounts a new bucket on the lossy disk");
+    let (daemon, root) = bench.mount(&disk).expect("ssefs mounts a new bucket on the lossy disk");
+    if customer {
+        sys::set_xattr(&root, "user.sse.customer-key", CUSTOMER_KEY).unwrap();
+        assert_eq!(sys::get_xattr_text(&root, "user.sse.effective").unwrap(), "SSE-C bucket");
+    }
     daemon.unmount().expect("ssefs unmounts cleanly");
     disk.image()
 }
@@ -225,11 +234,9 @@ fn uncut(workload: u64, fresh: bool) -> Trial {
 
 #[test]
 fn r62_after_a_power_cut_the_mount_is_as_it_was_at_one_moment() {
-    let strict = base_image(Names::Strict);
-    let journal = base_image(Names::Journal);
-    let base = |trial: Trial| {
-        if trial.names() == Names::Strict { &strict } else { &journal }
-    };
+    let images = [Names::Strict, Names::Journal].map(|names| [false, true].map(|customer| base_image(names, customer)));
+    // Every other workload with a customer key.
+    let base = |trial: Trial| &images[usize::from(trial.names() == Names::Journal)][trial.workload as usize % 2];
 
     if let Ok(text) = std::env::var("SSEFS_CUT_TRIAL") {
         let trial = Trial::parse(&text).expect("SSEFS_CUT_TRIAL is seven numbers with colons");
@@ -286,7 +293,7 @@ fn r62_after_a_power_cut_the_mount_is_as_it_was_at_one_moment() {
 /// could not fail.
 #[test]
 fn a_disk_that_drops_synced_writes_is_found_out() {
-    let base = base_image(Names::Strict);
+    let base = base_image(Names::Strict, false);
     let bench = Bench::new();
     let mut caught = 0;
     for seed in 0..3 {

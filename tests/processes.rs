@@ -133,13 +133,15 @@ fn restart(m: &mut Mount, round: u64) {
 }
 
 fn run_seed(seed: u64) {
-    let rules = ["AES256", "", "KMS", "KMS::SM4"];
+    let rules = ["AES256", "", "KMS", "KMS::SM4", "SSE-C"];
     let chunks = ["4K", "16K", "128K"];
     let pick = |of: &[&'static str]| of[seed as usize % of.len()];
     let mut builder = Mount::builder().chunk_size(pick(&chunks));
-    if !pick(&rules).is_empty() {
-        builder = builder.rule(pick(&rules));
-    }
+    builder = match pick(&rules) {
+        "" => builder,
+        "SSE-C" => builder.customer(),
+        rule => builder.rule(rule),
+    };
     let mut m = builder.mount();
     let dirs = [m.beside("plain"), m.path()];
     fs::create_dir(&dirs[0]).unwrap();

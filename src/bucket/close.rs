@@ -16,6 +16,8 @@ impl Bucket {
         // From here on changes are refused; those under way end before the last commit.
         self.closing.store(true, Ordering::Release);
         self.tidy.stop();
+        self.services.stop();
+        self.cutoff.stop();
         self.table.forget_all();
         drop(self.gate.close_names());
         {
@@ -36,6 +38,7 @@ impl Bucket {
             let _ = t.join();
         }
         let last = first.and_then(|()| self.sound()).and_then(|()| self.finish());
+        self.wipe_keys();
         if self.keys.is_some() {
             self.space.give_back();
         }

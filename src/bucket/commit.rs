@@ -368,8 +368,8 @@ impl Bucket {
         let mut rows =
             Rows { row, fresh: f.fresh, dead: f.dead, was_orphan: f.was_orphan, seal: None, nodes: Vec::new() };
         if let Some(c) = &mut st.content {
+            rows.nodes = std::mem::take(&mut c.writes);
             if f.stale || c.map.is_dirty() || f.dead {
-                rows.nodes = std::mem::take(&mut c.writes);
                 rows.seal = Some(match &c.seal {
                     Some(seal) => {
                         let broken = || BucketError::Invalid("a map names openings that are not there");
@@ -391,6 +391,7 @@ impl Bucket {
                             kek: seal.kek.0,
                             key_id: seal.resolved.key.0.clone(),
                             wrapped: seal.wrapped.clone(),
+                            customer: seal.customer,
                             origin: seal.origin.clone(),
                             chunk_bytes: seal.chunk_bytes,
                             height: top.height,
@@ -407,6 +408,7 @@ impl Bucket {
                                 cipher: s.cipher,
                                 kek: s.kek,
                                 wrapped: s.wrapped.clone(),
+                                customer: s.customer.map(|c| [c.salt, c.verifier]),
                             });
                         }
                         (!f.dead).then_some(s)

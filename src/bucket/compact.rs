@@ -214,6 +214,7 @@ impl Bucket {
             cipher: row.cipher,
             kek: row.kek,
             wrapped: row.wrapped.clone(),
+            customer: row.customer.map(|c| [c.salt, c.verifier]),
         };
         let tx = self.catalog().lock();
         let written = match node {

@@ -23,11 +23,12 @@ impl Bucket {
     pub(super) fn convert_locked(self: &Bucket, inode: &Arc<Inode>, to: &Effective) -> Result<Arc<Seal>, BucketError> {
         let me = self.me.upgrade().ok_or(BucketError::Failed("the bucket is closing".into()))?;
         let generation = self.rule_generation.load(Ordering::Acquire);
-        let resolved = self.resolve_rule(&to.rule)?;
+        let _sealing = self.sealing.read();
+        let resolved = self.resolve_asked(&to.asked)?;
         let size = inode.state.lock().row.size;
         let sealed = inode.state.lock().row.sealed;
         self.space.admit(sealed + (sealed >> 6) + (1 << 20), self.log.unwritten_bytes())?;
-        let seal = Arc::new(self.new_seal(resolved, &to.origin)?);
+        let seal = Arc::new(self.new_seal(inode, resolved, &to.origin)?);
         // What is dirty goes into the log under the old seal first: then the map alone says what there is.
         let mut jobs = Jobs::new(&me);
         self.flush_inode(inode, &mut jobs);
@@ -45,11 +46,16 @@ impl Bucket {
         };
         let mut new_sealed = 0u64;
         let mut at = 0;
+        let old_key = inode.state.lock().content.as_ref().and_then(|c| Some(c.seal.as_ref()?.resolved.key.clone()));
         while at < size {
             let Some((from, to)) = self.next_mapped(inode, at, size)? else { break };
             let mut start = from;
             while start < to {
                 let end = to.min((start / STEP_BYTES + 1) * STEP_BYTES);
+                // What is cut off meanwhile is not read to its end.
+                for key in old_key.iter().chain([&seal.resolved.key]).filter(|k| !k.0.is_empty()) {
+                    self.key_stands(key)?;
+                }
                 let data = self.read_locked(inode, start, (end - start) as usize)?;
                 new_sealed += self.seal_into(&mut shadow, &seal, inode.ino, start, data)?.0;
                 start = end;
@@ -73,7 +79,7 @@ impl Bucket {
             Ok(())
         })?;
         drop(hold);
-        log::info!("object {}: converted to {}", inode.ino, to.rule);
+        log::info!("object {}: converted to {}", inode.ino, to.asked);
         Ok(seal)
     }
 

@@ -12,6 +12,7 @@ use super::leaf::Dropped;
 use super::map::{Map, NodeWrite};
 use super::put::Seal;
 use crate::catalog::InodeRow;
+use crate::crypto::secret::CustomerKey;
 use crate::rule::Request;
 use crate::types::{BLOCK, Location, Sequence};
 
@@ -220,6 +221,8 @@ pub struct Content {
     pub stale: bool,
     /// This PUT has not been told to the log yet.
     pub untold: bool,
+    /// There is content, whose key is not to be had, and it is being freed: what is here is what that leaves to write.
+    pub unkeyed: bool,
     /// Rows of nodes that an emptied map left to do.
     pub writes: Vec<NodeWrite>,
     /// Bytes that came (+) and went (-) in each segment since the last commit.
@@ -270,6 +273,8 @@ pub struct State {
     pub frozen_upto: Option<u64>,
     /// The request, when FLAG_REQUEST is set and it has been read.
     pub request: Option<Request>,
+    /// The customer key of content, or of the content to come, that somebody has unlocked (`customer.rs`).
+    pub customer: Option<Arc<CustomerKey>>,
 }
 
 pub struct Inode {
@@ -298,6 +303,7 @@ impl Inode {
                 next_batch: 1,
                 frozen_upto: None,
                 request: None,
+                customer: None,
             }),
             settled: Condvar::new(),
         }

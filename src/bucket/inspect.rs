@@ -85,7 +85,7 @@ impl Inspection<'_> {
         seen: &mut dyn FnMut(Seen) -> bool,
     ) -> Result<(), BucketError> {
         let opens = self.bucket.opens();
-        let opened = match self.bucket.open_seal(seal, row.size, request) {
+        let opened = match self.bucket.open_seal(seal, row.size, request, self.bucket.lent_key(seal).as_deref()) {
             Ok((seal, _)) => Some(seal),
             Err(BucketError::Damaged { why, .. }) => {
                 seen(Seen::BadSeal(why.to_owned()));
@@ -95,7 +95,7 @@ impl Inspection<'_> {
                 seen(Seen::BadSeal(e.to_string()));
                 None
             }
-            Err(BucketError::Key(_)) => {
+            Err(BucketError::Key(_) | BucketError::Customer(_)) => {
                 seen(Seen::Locked);
                 None
             }

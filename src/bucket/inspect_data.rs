@@ -162,11 +162,12 @@ impl Bucket {
     ) -> Result<bool, BucketError> {
         let Some(seal_row) = view.rows().seal(row.ino)? else { return Ok(true) };
         let Ok(request) = view.request(row.ino)? else { return Ok(true) };
-        let (seal, mut map) = match self.open_seal(&seal_row, row.size, request.as_ref()) {
-            Ok(opened) => opened,
-            Err(e @ (BucketError::Catalog(_) | BucketError::Failed(_))) => return Err(e),
-            Err(_) => return Ok(true),
-        };
+        let (seal, mut map) =
+            match self.open_seal(&seal_row, row.size, request.as_ref(), self.lent_key(&seal_row).as_deref()) {
+                Ok(opened) => opened,
+                Err(e @ (BucketError::Catalog(_) | BucketError::Failed(_))) => return Err(e),
+                Err(_) => return Ok(true),
+            };
         let opens = self.opens();
         let (secrets, nodes) = (seal.secrets(&opens), SnapshotNodes(view.rows()));
         loop {

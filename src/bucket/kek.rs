@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use super::external::Flight;
 use super::{Bucket, BucketError};
 use crate::catalog::KekRow;
 use crate::crypto::secret::Kek;
@@ -11,9 +12,9 @@ use crate::keys::KeyService;
 use crate::types::{KekId, KeyId};
 
 /// Data keys that one KEK wraps at most.
-const KEK_USES_MAX: u64 = 1 << 20;
+pub(super) const KEK_USES_MAX: u64 = 1 << 20;
 /// Seconds after which a new KEK is made.
-const KEK_AGE_MAX_S: i64 = 90 * 24 * 3600;
+pub(super) const KEK_AGE_MAX_S: i64 = 90 * 24 * 3600;
 
 /// What a rewrap did.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -30,11 +31,23 @@ pub fn now_s() -> i64 {
 }
 
 impl Bucket {
-    /// A KEK by its number.
+    /// A KEK by its number. Where its key lies with an external service this may take that service's time limit: it was
+    /// had before (`warm`) when the caller holds a lock. Of those who want it at once, one asks.
     pub(super) fn kek(&self, id: KekId) -> Result<Arc<Kek>, BucketError> {
-        if let Some(k) = self.unwrapped.lock().get(&id) {
-            return Ok(k.clone());
+        let have = || {
+            let unwrapped = self.unwrapped.lock();
+            unwrapped.get(&id).cloned().ok_or_else(|| self.cutoff.cuts())
+        };
+        if let Ok(k) = have() {
+            return Ok(k);
         }
+        let flight = self.flights.of(Flight::Unwrap(id));
+        let _asking = flight.lock();
+        let cuts = match have() {
+            Ok(k) => return Ok(k),
+            Err(cuts) => cuts,
+        };
+        self.keyring_stands()?;
         let row = self.keks.lock().iter().find(|r| r.id == id.0).cloned();
         let Some(row) = row else {
             return Err(BucketError::Altered {
@@ -45,8 +58,16 @@ impl Bucket {
         };
         let kek = self.keys()?.unwrap_kek(&KeyId(row.key_id), row.key_version, &self.id, id, &row.wrapped)?;
         let kek = Arc::new(kek);
-        self.unwrapped.lock().insert(id, kek.clone());
+        self.keep_kek(id, &kek, cuts);
         Ok(kek)
+    }
+
+    /// Keep an unwrapped KEK, unless keys were taken away since it was asked for: then this one may have been among them.
+    fn keep_kek(&self, id: KekId, kek: &Arc<Kek>, cuts: u64) {
+        let mut unwrapped = self.unwrapped.lock();
+        if self.cutoff.cuts() == cuts {
+            unwrapped.insert(id, kek.clone());
+        }
     }
 
     /// The KEK that new objects under a master key use, made when there is none. The caller holds no gate.
@@ -64,19 +85,24 @@ impl Bucket {
         if let Some(id) = found {
             return Ok((id, self.kek(id)?));
         }
-        let _making = self.kek_making.lock();
-        if let Some(row) = self.keks.lock().iter().rev().find(|r| usable(r)) {
-            let id = KekId(row.id);
-            return self
-                .unwrapped
-                .lock()
-                .get(&id)
-                .cloned()
-                .map(|k| (id, k))
-                .ok_or(BucketError::Invalid("a KEK vanished"));
+        let flight = self.flights.of(Flight::Make(key.0.clone()));
+        let _making = flight.lock();
+        let made = self.keks.lock().iter().rev().find(|r| usable(r)).map(|r| KekId(r.id));
+        if let Some(id) = made {
+            return Ok((id, self.kek(id)?));
         }
-        let id = KekId(self.counters.lock().next_kek);
-        let new = self.keys()?.new_kek(key, &self.id, id)?;
+        self.keyring_stands()?;
+        let cuts = self.cutoff.cuts();
+        // A number of its own from the start: others may be making one under another key.
+        let id = {
+            let mut counters = self.counters.lock();
+            counters.next_kek += 1;
+            KekId(counters.next_kek - 1)
+        };
+        let new = match self.keys()?.new_kek(key, &self.id, id) {
+            Ok(new) => new,
+            Err(e) => return self.worn_kek(key).ok_or(e.into()),
+        };
         let row = KekRow {
             id: id.0,
             key_id: key.0.clone(),
@@ -88,8 +114,7 @@ impl Bucket {
         let kek = Arc::new(new.kek);
         let permit = self.gate.names();
         self.catalog().lock().put_kek(&row)?;
-        self.counters.lock().next_kek += 1;
-        self.unwrapped.lock().insert(id, kek.clone());
+        self.keep_kek(id, &kek, cuts);
         self.keks.lock().push(row);
         self.lists_changed();
         drop(permit);
@@ -103,6 +128,7 @@ impl Bucket {
 
     /// Wrap every KEK under the newest version of its master key (SEMANTICS 20). Data is not touched; what is done stays done.
     pub fn rewrap(&self) -> Result<RewrapReport, BucketError> {
+        let _no_kek_goes = self.sealing.read();
         let mut report = RewrapReport { keks: 0, rewrapped: 0, key_version: 0 };
         let rows = self.keks.lock().clone();
         for row in rows {
@@ -110,7 +136,8 @@ impl Bucket {
             let key = KeyId(row.key_id.clone());
             let newest = self.keys()?.newest_version(&key)?;
             report.key_version = newest;
-            if newest == row.key_version {
+            // An external service may wrap by a newer key of its own, without telling: ask it for a new secret.
+            if newest == row.key_version && !self.keys()?.is_external(&key)? {
                 continue;
             }
             let new = self.keys()?.rewrap_kek(&key, row.key_version, &self.id, KekId(row.id), &row.wrapped)?;

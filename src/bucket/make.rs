@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::kek::now_s;
+use super::key_use::asked;
 use super::lock::BucketLock;
 use super::open::{OpenOptions, io};
 use super::settings::{self, Counters, Settings};
@@ -56,10 +57,13 @@ impl Bucket {
         keys: &Arc<Keyring>,
         o: &CreateOptions,
     ) -> Result<(), BucketError> {
-        if let Some(rule) = &o.rule {
+        let (mut rule, mut rule_key) = (o.rule.clone(), None);
+        if let Some(rule) = &mut rule {
             o.dialect.check_rule(rule, Place::Bucket)?;
-            if let Some(key) = rule.key() {
-                crate::keys::KeyService::resolve(&**keys, key)?;
+            if let Rule::Kms { key: Some(key), .. } = rule {
+                let id = keys.name_key(o.owner_uid, key).map_err(|e| asked(e.into()))?;
+                key.clone_from(&id.0);
+                rule_key = Some(id);
             }
         }
         if !o.chunk_bytes.is_power_of_two() || !(4096..=CHUNK_BYTES_MAX).contains(&o.chunk_bytes) {
@@ -92,9 +96,10 @@ impl Bucket {
                 owner: o.owner_uid,
                 chunk_bytes: o.chunk_bytes,
                 created: now_s(),
-                rule: o.rule.clone(),
+                rule,
                 grants: BTreeSet::new(),
                 dir_rules: HashMap::new(),
+                dir_customers: HashMap::new(),
             };
             let counters = Counters { commit: 1, next_ino: ROOT + 1, next_node: 1, next_segment: 1, next_kek: 1 };
             let settings_key = derive::settings_key(&key);
@@ -125,7 +130,7 @@ impl Bucket {
             sync_dir(&seg)?;
             sync_dir(&new)?;
             sync_dir(&buckets)?;
-            keys.register_bucket(&store_id, name, &id, &key)?;
+            keys.register_bucket(&store_id, name, &id, &key, rule_key.as_ref())?;
         }
         fs::rename(&new, &dir).map_err(io(&dir))?;
         sync_dir(&buckets)

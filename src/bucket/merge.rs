@@ -23,6 +23,10 @@ impl Bucket {
             Err(BucketError::NotFound(_)) => return Ok(0),
             Err(e) => return Err(e),
         };
+        // Where nobody has its key it is left as it is; nor is a service asked for one for the sake of room.
+        if self.cold(&inode).is_some() || !self.lend_key(&inode)? {
+            return Ok(0);
+        }
         let written = {
             // A conversion may hold it for long.
             match inode.io.try_write_for(IO_WAIT) {

@@ -5,14 +5,18 @@ mod close;
 mod commit;
 mod compact;
 mod convert;
+mod customer;
+mod cutoff;
 mod encryption;
 mod error;
+mod external;
 mod gate;
 mod inode;
 mod inspect;
 mod inspect_data;
 mod intent;
 mod kek;
+mod key_use;
 mod leaf;
 mod listing;
 mod lock;
@@ -30,10 +34,12 @@ mod recover;
 mod replay;
 mod resize;
 mod rows;
+mod service_watch;
 mod settings;
 mod space;
 mod table;
 mod tidy;
+mod unkeyed;
 mod write;
 
 use std::collections::{BTreeMap, HashMap};
@@ -46,11 +52,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use parking_lot::{Condvar, Mutex, RwLock};
 
 pub use crate::catalog::{Dirent, InodeRow as Attr};
+pub use customer::CustomerError;
 pub use encryption::{BucketInfo, ObjectInfo, ObjectState};
 pub use error::{BucketError, Holder};
 pub(crate) use inspect::{Inspection, Seen};
 pub(crate) use inspect_data::{BadChunk, Watch};
 pub use kek::RewrapReport;
+pub use key_use::KeyUse;
 pub use listing::Listing;
 pub use make::CreateOptions;
 pub use names::{NewInode, RENAME_EXCHANGE, RENAME_NOREPLACE, SetAttr};
@@ -136,9 +144,20 @@ pub struct Bucket {
     open_id: OpenId,
     counter: AtomicU64,
     keks: Mutex<Vec<KekRow>>,
-    kek_making: Mutex<()>,
+    flights: external::Flights,
+    /// Ids of the keys in use here that lie with external services.
+    external_keys: external::ExternalKeys,
+    /// KEKs that are being unwrapped aside (None), or were not to be had.
+    fetched: Mutex<HashMap<KekId, Option<BucketError>>>,
+    /// Held shared from taking a KEK until what it wraps is seen in an inode; exclusively to let go of a master key.
+    sealing: RwLock<()>,
     unwrapped: Mutex<HashMap<KekId, Arc<Kek>>>,
     resolved: Mutex<HashMap<Rule, Resolved>>,
+    unlocked: customer::Unlocked,
+    /// Grows when somebody may have less than before.
+    access: AtomicU64,
+    cutoff: cutoff::CutOff,
+    services: service_watch::ServiceWatch,
     rule_generation: AtomicU64,
 
     table: table::Table,

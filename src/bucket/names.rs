@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::inode::{Inode, State};
 use super::{Bucket, BucketError, now_ns};
-use crate::catalog::{Dirent, InodeRow};
+use crate::catalog::{Dirent, FLAG_REQUEST, InodeRow};
 
 pub const RENAME_NOREPLACE: u32 = 1;
 pub const RENAME_EXCHANGE: u32 = 2;
@@ -139,6 +139,8 @@ impl Bucket {
             return Err(BucketError::Exists(shown(name)));
         }
         let ino = self.new_ino();
+        let is_file = new.mode & libc::S_IFMT == libc::S_IFREG;
+        let request = if is_file { self.inherited_request(new.uid, parent, ino)? } else { None };
         let now = now_ns();
         let row = InodeRow {
             ino,
@@ -154,15 +156,23 @@ impl Bucket {
             ctime: now,
             btime: now,
             parent,
-            flags: 0,
+            flags: if request.is_some() { FLAG_REQUEST } else { 0 },
         };
         // The inode is there before its name: whoever finds the name finds the inode.
         let inode = self.table.insert(Arc::new(Inode::new(row, true)));
         let named = (|| {
             let tx = self.catalog().lock();
-            let Some(target) = new.target else { return tx.insert_dirent(parent, name, ino, kind(new.mode)) };
+            if new.target.is_none() && request.is_none() {
+                return tx.insert_dirent(parent, name, ino, kind(new.mode));
+            }
             tx.together(|| {
-                tx.put_symlink(ino, target)?;
+                if let Some(target) = new.target {
+                    tx.put_symlink(ino, target)?;
+                }
+                if let Some(request) = &request {
+                    let (text, tag) = self.request_row(ino, request);
+                    tx.put_request(ino, &text, &tag)?;
+                }
                 tx.insert_dirent(parent, name, ino, kind(new.mode))
             })
         })();
@@ -222,8 +232,15 @@ impl Bucket {
     fn unnamed(&self, inode: &Arc<Inode>, links: u32) {
         let row = self.touch(inode, |st| st.row.nlink = st.row.nlink.saturating_sub(links));
         if row.nlink == 0 {
-            if row.mode & libc::S_IFMT == libc::S_IFDIR && self.settings().dir_rules.contains_key(&inode.ino) {
-                self.forget_dir_rule(inode.ino);
+            if row.mode & libc::S_IFMT == libc::S_IFDIR {
+                let settings = self.settings();
+                if settings.dir_rules.contains_key(&inode.ino) {
+                    self.forget_dir_rule(inode.ino);
+                }
+                if settings.dir_customers.contains_key(&inode.ino) {
+                    self.forget_dir_requests(inode.ino);
+                }
+                self.unlocked.forget(inode.ino);
             }
             self.maybe_reap(inode);
         }

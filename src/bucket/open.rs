@@ -26,13 +26,27 @@ pub struct OpenOptions {
     pub read_only: bool,
     /// What was written is durable after this long without anybody asking.
     pub commit_interval: Duration,
+    /// How often the keyring is looked at for keys that may not be used any more.
+    pub key_check: Duration,
+    /// How long keys in use go on when the keyring cannot be read, or their external service does not answer.
+    pub key_grace: Duration,
+    /// How often external key services are asked whether the keys in use may go on being used.
+    pub service_check: Duration,
     pub mountpoint: Option<PathBuf>,
     pub socket: Option<PathBuf>,
 }
 
 impl Default for OpenOptions {
     fn default() -> Self {
-        OpenOptions { read_only: false, commit_interval: Duration::from_secs(1), mountpoint: None, socket: None }
+        OpenOptions {
+            read_only: false,
+            commit_interval: Duration::from_secs(1),
+            key_check: Duration::from_secs(5),
+            key_grace: Duration::from_secs(300),
+            service_check: Duration::from_secs(60),
+            mountpoint: None,
+            socket: None,
+        }
     }
 }
 
@@ -264,9 +278,16 @@ impl Bucket {
             open_id,
             counter: AtomicU64::new(0),
             keks: Mutex::new(keks),
-            kek_making: Mutex::new(()),
+            flights: super::external::Flights::default(),
+            external_keys: Default::default(),
+            fetched: Mutex::default(),
+            sealing: RwLock::new(()),
             unwrapped: Mutex::new(HashMap::new()),
             resolved: Mutex::new(HashMap::new()),
+            unlocked: super::customer::Unlocked::default(),
+            access: AtomicU64::new(super::customer::FIRST_ACCESS),
+            cutoff: super::cutoff::CutOff::new(o.key_check, o.key_grace),
+            services: super::service_watch::ServiceWatch::new(o.service_check, o.key_grace),
             rule_generation: AtomicU64::new(1),
             table: table::Table::default(),
             gate: Gate::default(),
@@ -301,6 +322,9 @@ impl Bucket {
     /// Start the bucket's threads.
     fn start(self: Arc<Self>, queue: reclaim::Queue) -> Result<Arc<Bucket>, BucketError> {
         let (bucket, dir) = (&self, self.dir.clone());
+        if self.keys.is_some() {
+            self.note_keys();
+        }
         let spawn = |what: &str, f: Box<dyn FnOnce() + Send>| {
             std::thread::Builder::new().name(what.into()).spawn(f).map_err(io(&dir))
         };
@@ -311,6 +335,8 @@ impl Bucket {
         ];
         *bucket.threads.lock() = threads;
         bucket.start_tidying().map_err(io(&bucket.dir))?;
+        bucket.start_cut_off().map_err(io(&bucket.dir))?;
+        bucket.start_service_watch().map_err(io(&bucket.dir))?;
         Ok(self)
     }
 }

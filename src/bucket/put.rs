@@ -10,11 +10,12 @@ use super::map::{Map, MapError, MapSecrets, NodeSource};
 use super::{Bucket, BucketError};
 use crate::catalog::{FLAG_REQUEST, SealRow};
 use crate::crypto::aead::ChunkCipher;
+use crate::crypto::customer::{Salted, same};
 use crate::crypto::mac::{self, Mac};
-use crate::crypto::secret::{BucketKey, DataKey, MapKey, fill_random};
+use crate::crypto::secret::{BucketKey, CustomerKey, DataKey, MapKey, fill_random};
 use crate::crypto::{derive, wrap};
 use crate::keys::KeyService;
-use crate::rule::{Cipher, Effective, Method, Origin, Request, Rule, resolve};
+use crate::rule::{Asked, Cipher, Customer, Effective, Method, Origin, Request, Rule, resolve};
 use crate::types::{KekId, KeyId, OpenId, SealId};
 
 /// Chunk ciphers kept for one object.
@@ -25,7 +26,7 @@ const CIPHERS_KEPT: usize = 4;
 pub struct Resolved {
     pub method: Method,
     pub cipher: Cipher,
-    /// Empty for plain content.
+    /// Empty for plain content, and for SSE-C.
     pub key: KeyId,
 }
 
@@ -37,6 +38,8 @@ pub struct Seal {
     pub wrapped: Vec<u8>,
     pub origin: String,
     pub chunk_bytes: u32,
+    /// Of an SSE-C object: what tells its customer key.
+    pub customer: Option<Customer>,
     pub map_key: MapKey,
     /// None for plain content.
     data_key: Option<DataKey>,
@@ -60,7 +63,7 @@ pub fn cipher_code(c: Cipher) -> u8 {
     }
 }
 
-fn method_of(code: u8) -> Option<Method> {
+pub(super) fn method_of(code: u8) -> Option<Method> {
     [Method::None, Method::Aes256, Method::Kms, Method::SseC].into_iter().find(|m| method_code(*m) == code)
 }
 
@@ -71,7 +74,7 @@ fn cipher_of(code: u8) -> Option<Cipher> {
 /// Bytes of the data key of what a method may be sealed with; None for what does not go together (SEMANTICS 51).
 fn key_bytes(method: Method, cipher: Cipher) -> Option<usize> {
     match (method, cipher) {
-        (Method::Aes256 | Method::Kms, Cipher::Aes256Gcm) => Some(32),
+        (Method::Aes256 | Method::Kms | Method::SseC, Cipher::Aes256Gcm) => Some(32),
         (Method::Kms, Cipher::Sm4Gcm) => Some(16),
         _ => None,
     }
@@ -111,6 +114,27 @@ impl Seal {
         c
     }
 
+    /// The same PUT with its data key wrapped under another customer key: nothing that was sealed changes.
+    pub fn rewrapped(&self, key: &CustomerKey) -> Result<Seal, BucketError> {
+        let (Some(data_key), true) = (&self.data_key, self.is_customer()) else {
+            return Err(BucketError::Invalid("only an SSE-C object has a customer key"));
+        };
+        let data_key = DataKey::try_from(data_key.expose())?;
+        let (wrapped, customer) = wrap_for_customer(&self.id, &self.resolved, key, &data_key)?;
+        Ok(Seal {
+            id: self.id,
+            resolved: self.resolved.clone(),
+            kek: self.kek,
+            wrapped,
+            origin: self.origin.clone(),
+            chunk_bytes: self.chunk_bytes,
+            customer: Some(customer),
+            map_key: map_key(self.resolved.cipher, &data_key, &self.id),
+            data_key: Some(data_key),
+            ciphers: Mutex::new(Vec::new()),
+        })
+    }
+
     /// seal.tag of FORMAT.md: what content there is.
     pub fn tag(&self, size: u64, height: u8, top: &[u8; 32]) -> [u8; 32] {
         let mut m = Mac::new(&self.map_key);
@@ -127,8 +151,32 @@ pub fn place_tag(key: &crate::crypto::secret::MacKey, row: &SealRow, size: u64, 
     m.update(b"place").update(&row.ino.to_le_bytes()).update(&row.seal_id.0).update(&[row.method, row.cipher]);
     m.update(&size.to_le_bytes()).update(&row.kek.to_le_bytes()).field(row.key_id.as_bytes()).field(&row.wrapped);
     m.field(row.origin.as_bytes()).update(&row.tag);
-    m.field(request.map(|r| r.to_string()).unwrap_or_default().as_bytes());
+    m.field(request.map(Request::stored).unwrap_or_default().as_bytes());
+    if let Some(c) = &row.customer {
+        m.field(&c.salt).field(&c.verifier);
+    }
     m.finish()
+}
+
+fn data_ctx<'a>(id: &SealId, resolved: &'a Resolved) -> wrap::DataCtx<'a> {
+    wrap::DataCtx {
+        seal_id: *id,
+        method: method_code(resolved.method),
+        cipher: cipher_code(resolved.cipher),
+        key_id: &resolved.key,
+    }
+}
+
+/// A data key wrapped under a customer key and a new salt.
+fn wrap_for_customer(
+    id: &SealId,
+    resolved: &Resolved,
+    key: &CustomerKey,
+    data_key: &DataKey,
+) -> Result<(Vec<u8>, Customer), BucketError> {
+    let (salted, salt) = Salted::fresh(key)?;
+    let wrapped = wrap::wrap_data_key(&salted.kek(id), &data_ctx(id, resolved), data_key)?;
+    Ok((wrapped, Customer { salt, verifier: salted.verifier(id) }))
 }
 
 /// Reads nodes through the catalog.
@@ -181,6 +229,16 @@ impl Bucket {
         Ok(resolve(request.as_ref(), dirs, settings.rule.as_ref(), settings.dialect))
     }
 
+    /// Method, cipher and key of what is asked for.
+    pub(super) fn resolve_asked(&self, asked: &Asked) -> Result<Resolved, BucketError> {
+        match asked {
+            Asked::Rule(rule) => self.resolve_rule(rule),
+            Asked::Customer(_) => {
+                Ok(Resolved { method: asked.method(), cipher: asked.cipher(), key: KeyId(String::new()) })
+            }
+        }
+    }
+
     /// Method, cipher and key of a rule; makes the default keys on first use.
     pub(super) fn resolve_rule(&self, rule: &Rule) -> Result<Resolved, BucketError> {
         if let Some(r) = self.resolved.lock().get(rule) {
@@ -192,31 +250,39 @@ impl Bucket {
             Rule::Kms { key: None, .. } => self.keys()?.default_cmk()?,
             Rule::Kms { key: Some(name), .. } => self.keys()?.resolve(name)?,
         };
+        self.note_key(&key)?;
         let r = Resolved { method: rule.method(), cipher: rule.cipher(), key };
         self.resolved.lock().insert(rule.clone(), r.clone());
         Ok(r)
     }
 
-    /// A new PUT under a method.
-    pub(super) fn new_seal(&self, resolved: Resolved, origin: &Origin) -> Result<Seal, BucketError> {
+    /// A new PUT under a method; of SSE-C with the customer key that the inode has been given.
+    pub(super) fn new_seal(&self, inode: &Inode, resolved: Resolved, origin: &Origin) -> Result<Seal, BucketError> {
         let mut id = [0u8; 16];
         fill_random(&mut id)?;
         let id = SealId(id);
-        let (kek, wrapped, data_key, map_key) = if resolved.method == Method::None {
-            (KekId(0), Vec::new(), None, derive::plain_map_key(&self.key, &id))
-        } else {
-            let (kek_id, kek) = self.current_kek(&resolved.key)?;
-            let sm4 = resolved.cipher == Cipher::Sm4Gcm;
-            let key = if sm4 { DataKey::random_sm4()? } else { DataKey::random()? };
-            let ctx = wrap::DataCtx {
-                seal_id: id,
-                method: method_code(resolved.method),
-                cipher: cipher_code(resolved.cipher),
-                key_id: &resolved.key,
-            };
-            let wrapped = wrap::wrap_data_key(&kek, &ctx, &key)?;
-            let map_key = map_key(resolved.cipher, &key, &id);
-            (kek_id, wrapped, Some(key), map_key)
+        let mut customer = None;
+        let (kek, wrapped, data_key, map_key) = match resolved.method {
+            Method::None => (KekId(0), Vec::new(), None, derive::plain_map_key(&self.key, &id)),
+            Method::SseC => {
+                let given = inode.state.lock().customer.clone();
+                let given = given.ok_or_else(|| self.no_customer_key(inode.ino))?;
+                let key = DataKey::random()?;
+                let (wrapped, c) = wrap_for_customer(&id, &resolved, &given, &key)?;
+                customer = Some(c);
+                let map_key = derive::map_key(&key, &id);
+                (KekId(0), wrapped, Some(key), map_key)
+            }
+            Method::Aes256 | Method::Kms => {
+                // The default key may have been destroyed and made anew: the next try asks again.
+                let kek = self.current_kek(&resolved.key).inspect_err(|_| self.resolved.lock().clear());
+                let (kek_id, kek) = kek?;
+                let sm4 = resolved.cipher == Cipher::Sm4Gcm;
+                let key = if sm4 { DataKey::random_sm4()? } else { DataKey::random()? };
+                let wrapped = wrap::wrap_data_key(&kek, &data_ctx(&id, &resolved), &key)?;
+                let map_key = map_key(resolved.cipher, &key, &id);
+                (kek_id, wrapped, Some(key), map_key)
+            }
         };
         Ok(Seal {
             id,
@@ -225,19 +291,20 @@ impl Bucket {
             wrapped,
             origin: origin.to_string(),
             chunk_bytes: self.settings().chunk_bytes,
+            customer,
             map_key,
             data_key,
             ciphers: Mutex::new(Vec::new()),
         })
     }
 
-    /// Verify a seal row and unwrap its keys. `size` is the inode's; `request` the one in force.
-    pub(super) fn open_seal(
+    /// Verify what of a seal row can be verified without the object's keys: whose content it is, and how it is sealed.
+    pub(super) fn verify_place(
         &self,
         row: &SealRow,
         size: u64,
         request: Option<&Request>,
-    ) -> Result<(Seal, Map), BucketError> {
+    ) -> Result<Resolved, BucketError> {
         let damaged = |why| {
             log::error!("object {}: {why}", row.ino);
             BucketError::Damaged { object: row.ino, from: 0, to: size, why }
@@ -249,30 +316,50 @@ impl Bucket {
         let (Some(method), Some(cipher)) = (method_of(row.method), cipher_of(row.cipher)) else {
             return Err(damaged("its method is unknown"));
         };
-        let resolved = Resolved { method, cipher, key: KeyId(row.key_id.clone()) };
-        let (data_key, map_key) = match method {
-            Method::None => (None, derive::plain_map_key(&self.key, &row.seal_id)),
-            Method::Aes256 | Method::Kms if key_bytes(method, cipher).is_some() => {
-                let kek = self.kek(KekId(row.kek))?;
-                let ctx = wrap::DataCtx {
-                    seal_id: row.seal_id,
-                    method: row.method,
-                    cipher: row.cipher,
-                    key_id: &resolved.key,
-                };
-                let key = wrap::unwrap_data_key(&kek, &ctx, &row.wrapped)
-                    .map_err(|_| damaged("its data key does not unwrap"))?;
-                if key_bytes(method, cipher) != Some(key.expose().len()) {
-                    return Err(damaged("its data key has another cipher's length"));
+        if (method == Method::SseC) != row.customer.is_some() {
+            return Err(damaged("its method and what is kept of a customer key do not go together"));
+        }
+        Ok(Resolved { method, cipher, key: KeyId(row.key_id.clone()) })
+    }
+
+    /// Verify a seal row and unwrap its keys. `size` is the inode's; `request` the one in force; `given` the customer key, if
+    /// anybody has unlocked it.
+    pub(super) fn open_seal(
+        &self,
+        row: &SealRow,
+        size: u64,
+        request: Option<&Request>,
+        given: Option<&CustomerKey>,
+    ) -> Result<(Seal, Map), BucketError> {
+        let damaged = |why| {
+            log::error!("object {}: {why}", row.ino);
+            BucketError::Damaged { object: row.ino, from: 0, to: size, why }
+        };
+        let resolved = self.verify_place(row, size, request)?;
+        let (method, cipher) = (resolved.method, resolved.cipher);
+        let (data_key, map_key) = if method == Method::None {
+            (None, derive::plain_map_key(&self.key, &row.seal_id))
+        } else {
+            let bytes = key_bytes(method, cipher)
+                .ok_or(BucketError::Unsupported("the object's method is not known to this ssefs; use a newer one"))?;
+            let kek = match (&row.customer, given) {
+                (None, _) => self.kek(KekId(row.kek))?,
+                (Some(_), None) => return Err(self.no_customer_key(row.ino)),
+                (Some(c), Some(given)) => {
+                    let salted = Salted::new(given, &c.salt);
+                    if !same(&salted.verifier(&row.seal_id), &c.verifier) {
+                        return Err(self.wrong_customer_key(row.ino));
+                    }
+                    Arc::new(salted.kek(&row.seal_id))
                 }
-                let map_key = map_key(cipher, &key, &row.seal_id);
-                (Some(key), map_key)
+            };
+            let key = wrap::unwrap_data_key(&kek, &data_ctx(&row.seal_id, &resolved), &row.wrapped)
+                .map_err(|_| damaged("its data key does not unwrap"))?;
+            if bytes != key.expose().len() {
+                return Err(damaged("its data key has another cipher's length"));
             }
-            _ => {
-                return Err(BucketError::Unsupported(
-                    "the object's method is not known to this ssefs; use a newer one",
-                ));
-            }
+            let map_key = map_key(cipher, &key, &row.seal_id);
+            (Some(key), map_key)
         };
         let seal = Seal {
             id: row.seal_id,
@@ -281,6 +368,7 @@ impl Bucket {
             wrapped: row.wrapped.clone(),
             origin: row.origin.clone(),
             chunk_bytes: row.chunk_bytes,
+            customer: row.customer,
             map_key,
             data_key,
             ciphers: Mutex::new(Vec::new()),
@@ -319,7 +407,7 @@ impl Bucket {
             let row = if st.fresh { None } else { self.catalog().lock().seal(st.row.ino)? };
             match row {
                 Some(row) => {
-                    let (seal, map) = self.open_seal(&row, st.row.size, request.as_ref())?;
+                    let (seal, map) = self.open_seal(&row, st.row.size, request.as_ref(), st.customer.as_deref())?;
                     content.seal = Some(Arc::new(seal));
                     content.map = map;
                 }
@@ -345,6 +433,7 @@ impl Bucket {
     /// Before a write of any kind: the object has a seal, and it is the one that a write may go on under. The caller holds
     /// `io` exclusively and nothing else.
     pub(super) fn ensure_put(&self, inode: &Arc<Inode>) -> Result<Arc<Seal>, BucketError> {
+        self.warm(inode)?;
         let generation = self.rule_generation.load(Ordering::Acquire);
         let have = {
             let mut st = inode.state.lock();
@@ -356,8 +445,10 @@ impl Bucket {
         };
         let effective = self.effective_of(inode)?;
         if let Some(seal) = have {
-            let stays = effective.rule == Rule::None && !seal.is_plain()
-                || self.resolve_rule(&effective.rule)? == seal.resolved
+            let stays = effective.asked == Asked::Rule(Rule::None) && !seal.is_plain()
+                // No rule says SSE-C, so it was asked for: only another request takes it away from under the user's key.
+                || seal.is_customer() && effective.origin != Origin::Request
+                || self.resolve_asked(&effective.asked)? == seal.resolved
                 || effective.origin == Origin::None;
             if !stays {
                 return self.convert_locked(inode, &effective);
@@ -366,8 +457,9 @@ impl Bucket {
             self.content(&mut st)?.rule_generation = generation;
             return Ok(seal);
         }
-        let resolved = self.resolve_rule(&effective.rule)?;
-        let seal = Arc::new(self.new_seal(resolved, &effective.origin)?);
+        let _sealing = self.sealing.read();
+        let resolved = self.resolve_asked(&effective.asked)?;
+        let seal = Arc::new(self.new_seal(inode, resolved, &effective.origin)?);
         let mut st = inode.state.lock();
         let content = self.content(&mut st)?;
         content.seal = Some(seal.clone());

@@ -22,6 +22,7 @@ impl Bucket {
     pub fn read(&self, ino: u64, offset: u64, len: usize) -> Result<Vec<u8>, BucketError> {
         let inode = self.inode(ino)?;
         self.gate.used();
+        self.warm(&inode)?;
         let _io = inode.io.read();
         self.read_locked(&inode, offset, len)
     }
@@ -178,6 +179,7 @@ impl Bucket {
     /// The next offset at or behind `offset` that is data (or a hole); None behind the end (lseek(2) SEEK_DATA, SEEK_HOLE).
     pub fn seek(self: &Arc<Self>, ino: u64, offset: u64, data: bool) -> Result<Option<u64>, BucketError> {
         let inode = self.inode(ino)?;
+        self.warm(&inode)?;
         let _io = inode.io.read();
         let mut st = inode.state.lock();
         let size = st.row.size;

@@ -69,13 +69,26 @@ impl Bucket {
                     continue;
                 }
             }
+            // The committer waits for no key service: the inode is left for a later commit, or the next opening.
+            let lost = match self.cold(&inode).map(|kek| self.fetch_aside(kek)) {
+                Some(Err(e)) if e.is_revoked() => Some(e),
+                Some(_) => {
+                    again.push(inode.clone());
+                    continue;
+                }
+                None => None,
+            };
             let mut gone = 0;
             let whole = self.when_quiet(&inode, |st| {
                 gone = st.drop_dirty(0, u64::MAX, self.cell_bytes());
-                let freed = if st.is_file() { self.free_some(st) } else { Ok(true) };
+                let freed = match lost {
+                    Some(e) => Err(e),
+                    None if st.is_file() => self.free_some(st),
+                    None => Ok(true),
+                };
                 let whole = match freed {
                     Ok(whole) => whole,
-                    Err(e @ (BucketError::Damaged { .. } | BucketError::Key(_))) => {
+                    Err(e @ BucketError::Damaged { .. }) => {
                         log::warn!(
                             "object {}: deleted although {e}; its space in the log is not given back",
                             inode.ino
@@ -87,6 +100,7 @@ impl Bucket {
                 };
                 if whole {
                     st.dead = true;
+                    self.unlocked.forget(inode.ino);
                 }
                 self.note_change(&inode, st);
                 Ok(whole)
@@ -106,6 +120,12 @@ impl Bucket {
 
     /// Free up to a bounded number of leaves, from the end. True when nothing is left.
     fn free_some(&self, st: &mut super::inode::State) -> Result<bool, BucketError> {
+        if st.content.as_ref().is_some_and(|c| c.unkeyed) {
+            return self.free_unkeyed(st);
+        }
+        if let Err(BucketError::Key(_) | BucketError::Customer(_)) = self.content(st) {
+            return self.free_unkeyed(st);
+        }
         let leaves = st.row.size.div_ceil(LEAF_BYTES);
         if leaves <= LEAVES_AT_ONCE {
             self.cut(st, 0, u64::MAX)?;

@@ -33,6 +33,11 @@ impl Bucket {
         if size > 0 && size != old {
             self.ensure_put(&inode)?;
         }
+        // What a service that is down keeps from being read is not thrown away: its key may come back, the content not.
+        match self.warm(&inode) {
+            Err(e) if size > 0 || !e.is_revoked() => return Err(e),
+            _ => {}
+        }
         let stamp = |st: &mut State| {
             let now = now_ns();
             st.row.size = size;
@@ -102,7 +107,7 @@ impl Bucket {
             // Content that cannot be verified any more may still be thrown away; its space is left to `ssefs check`.
             let old = match self.content(st) {
                 Ok(c) => std::mem::take(c),
-                Err(e @ (BucketError::Damaged { .. } | BucketError::Key(_))) => {
+                Err(e @ BucketError::Damaged { .. }) => {
                     log::warn!("object {}: emptied although {e}; its space in the log is not given back", st.row.ino);
                     st.content = Some(Box::default());
                     Content::default()

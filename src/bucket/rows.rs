@@ -34,6 +34,11 @@ pub(super) struct Gathered {
     pub puts: Vec<PutRecord>,
 }
 
+/// Plain content has no key, and that of SSE-C is wrapped by the customer's own.
+fn has_kek(p: &PutRecord) -> bool {
+    p.method != 0 && p.customer.is_none()
+}
+
 impl Bucket {
     /// Tell the log the PUTs of the commit of this number.
     pub(super) fn tell_puts(&self, number: u64, puts: &[PutRecord]) -> Result<(), BucketError> {
@@ -43,7 +48,7 @@ impl Bucket {
                 .keks
                 .lock()
                 .iter()
-                .filter(|k| some.iter().any(|p| p.kek == k.id && p.method != 0))
+                .filter(|k| some.iter().any(|p| p.kek == k.id && has_kek(p)))
                 .map(|k| KekRecord {
                     kek: k.id,
                     key_id: k.key_id.clone(),
@@ -100,7 +105,7 @@ impl Bucket {
         }
         let tx = self.catalog().lock();
         // How often the KEKs of new PUTs have been used, so that their bound holds over openings.
-        for k in self.keks.lock().iter().filter(|k| g.puts.iter().any(|p| p.kek == k.id)) {
+        for k in self.keks.lock().iter().filter(|k| g.puts.iter().any(|p| p.kek == k.id && has_kek(p))) {
             tx.put_kek(k)?;
         }
         for f in g.freed.iter().filter(|f| f.plain) {

@@ -8,7 +8,7 @@ use super::BucketError;
 use crate::catalog::{KekRow, Tx};
 use crate::crypto::mac::Mac;
 use crate::crypto::secret::MacKey;
-use crate::rule::{Dialect, Rule};
+use crate::rule::{Dialect, DirRequests, Rule};
 use crate::types::{BucketId, BucketName, CHUNK_BYTES_MAX, OpenId};
 
 const ALTERED: &str = "restore the catalog from a copy of the store; nothing was written";
@@ -26,6 +26,8 @@ pub struct Settings {
     pub rule: Option<Rule>,
     pub grants: BTreeSet<u32>,
     pub dir_rules: HashMap<u64, Rule>,
+    /// Customer keys asked for new files below directories.
+    pub dir_customers: HashMap<u64, DirRequests>,
 }
 
 /// Numbers that every commit carries.
@@ -78,6 +80,11 @@ pub fn lists_tag(key: &MacKey, s: &Settings, openings: &[OpenId], keks: &[KekRow
     m.field(b"dir_rules").update(&(dirs.len() as u64).to_le_bytes());
     for (ino, rule) in dirs {
         m.update(&ino.to_le_bytes()).field(rule.to_string().as_bytes());
+    }
+    let customers: BTreeMap<&u64, &DirRequests> = s.dir_customers.iter().collect();
+    m.field(b"dir_customers").update(&(customers.len() as u64).to_le_bytes());
+    for (ino, requests) in customers {
+        m.update(&ino.to_le_bytes()).field(requests.stored().as_bytes());
     }
     m.field(b"openings").update(&(openings.len() as u64).to_le_bytes());
     for o in openings {
@@ -149,6 +156,7 @@ pub fn load(tx: &Tx, key: Option<&MacKey>, name: &BucketName) -> Result<Stored, 
             },
             grants: BTreeSet::new(),
             dir_rules: HashMap::new(),
+            dir_customers: HashMap::new(),
         })
     })()
     .ok_or_else(|| altered("the settings"))?;
@@ -165,6 +173,10 @@ pub fn load(tx: &Tx, key: Option<&MacKey>, name: &BucketName) -> Result<Stored, 
     settings.grants = tx.grants()?.into_iter().collect();
     for (ino, rule) in tx.dir_rules()? {
         settings.dir_rules.insert(ino, rule.parse().map_err(|_| altered("the directory rules"))?);
+    }
+    for (ino, requests) in tx.dir_customers()? {
+        let requests = requests.parse().map_err(|_| altered("the customer keys of directories"))?;
+        settings.dir_customers.insert(ino, requests);
     }
     let openings = tx.openings()?;
     let keks = tx.keks()?;

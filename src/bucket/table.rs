@@ -113,6 +113,11 @@ impl Table {
         self.0.lock().inodes.get(&ino).cloned()
     }
 
+    /// Every inode in memory.
+    pub fn all(&self) -> Vec<Arc<Inode>> {
+        self.0.lock().inodes.values().cloned().collect()
+    }
+
     /// The inode under this number: the one that is there already, or `inode`.
     pub fn insert(&self, inode: Arc<Inode>) -> Arc<Inode> {
         let mut t = self.0.lock();
@@ -148,6 +153,14 @@ impl Table {
                 None => {}
             }
         }
+    }
+
+    /// All that the kernel knows, and may have pages of.
+    pub fn remembered(&self) -> Vec<u64> {
+        let t = self.0.lock();
+        let rows = t.lookups.0.iter();
+        rows.flat_map(|(row, counts)| (0..ROW).filter(|i| counts[*i as usize] > 0).map(move |i| row * ROW + i))
+            .collect()
     }
 
     pub fn remember(&self, ino: u64, n: u64) {

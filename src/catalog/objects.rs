@@ -4,6 +4,7 @@ use rusqlite::OptionalExtension;
 
 use super::redo::Change;
 use super::{CatalogError, Reader, Tx};
+use crate::rule::Customer;
 use crate::types::SealId;
 
 /// A row of `seal`: everything about one PUT but its names.
@@ -16,6 +17,8 @@ pub struct SealRow {
     pub kek: u64,
     pub key_id: String,
     pub wrapped: Vec<u8>,
+    /// Of an SSE-C object: salt and verifier of its customer key.
+    pub customer: Option<Customer>,
     /// Where the method came from: `request`, `directory PATH`, `bucket` or `none`. For people; nothing is decided by it.
     pub origin: String,
     pub chunk_bytes: u32,
@@ -30,17 +33,20 @@ pub struct SealRow {
 impl Reader {
     pub fn seal(&self, ino: u64) -> Result<Option<SealRow>, CatalogError> {
         let mut s = self.0.prepare_cached(
-            "SELECT seal_id, method, cipher, kek, key_id, wrapped, origin, chunk_bytes, height, map, tag, place_tag FROM seal WHERE ino = ?1",
+            "SELECT seal_id, method, cipher, kek, key_id, wrapped, origin, chunk_bytes, height, map, tag, place_tag,
+                    customer_salt, customer_verifier FROM seal WHERE ino = ?1",
         )?;
         let found = s
             .query_row([ino as i64], |r| {
                 let id: Vec<u8> = r.get(0)?;
                 let tag: Vec<u8> = r.get(10)?;
                 let place: Vec<u8> = r.get(11)?;
+                let customer: (Option<Vec<u8>>, Option<Vec<u8>>) = (r.get(12)?, r.get(13)?);
                 Ok((
                     id,
                     tag,
                     place,
+                    customer,
                     SealRow {
                         ino,
                         seal_id: SealId::default(),
@@ -49,6 +55,7 @@ impl Reader {
                         kek: r.get::<_, i64>(3)? as u64,
                         key_id: r.get(4)?,
                         wrapped: r.get(5)?,
+                        customer: None,
                         origin: r.get(6)?,
                         chunk_bytes: r.get(7)?,
                         height: r.get(8)?,
@@ -59,12 +66,26 @@ impl Reader {
                 ))
             })
             .optional()?;
-        let Some((id, tag, place, mut row)) = found else { return Ok(None) };
+        let Some((id, tag, place, customer, mut row)) = found else { return Ok(None) };
         let bad = |why| CatalogError::BadRow { table: "seal", key: ino as i64, why };
         row.seal_id = SealId::try_from(&id[..]).map_err(|_| bad("its seal id is not 16 bytes"))?;
         row.place_tag = place.try_into().map_err(|_| bad("its place tag is not 32 bytes"))?;
+        row.customer = match customer {
+            (None, None) => None,
+            (Some(salt), Some(verifier)) => match (salt.try_into(), verifier.try_into()) {
+                (Ok(salt), Ok(verifier)) => Some(Customer { salt, verifier }),
+                _ => return Err(bad("its customer salt or verifier is not 32 bytes")),
+            },
+            _ => return Err(bad("it has a customer salt or a verifier alone")),
+        };
         row.tag = tag.try_into().map_err(|_| bad("its tag is not 32 bytes"))?;
         Ok(Some(row))
+    }
+
+    /// Method and key id of an object's seal alone.
+    pub fn seal_key(&self, ino: u64) -> Result<Option<(u8, String)>, CatalogError> {
+        let mut s = self.0.prepare_cached("SELECT method, key_id FROM seal WHERE ino = ?1")?;
+        Ok(s.query_row([ino as i64], |r| Ok((r.get(0)?, r.get(1)?))).optional()?)
     }
 
     pub fn node(&self, id: u64) -> Result<Option<Vec<u8>>, CatalogError> {
@@ -116,6 +137,8 @@ impl Tx<'_> {
                 &s.map,
                 &&s.tag[..],
                 &&s.place_tag[..],
+                &s.customer.as_ref().map(|c| &c.salt[..]),
+                &s.customer.as_ref().map(|c| &c.verifier[..]),
             ],
             10,
             (s.ino as i64, &s.map),

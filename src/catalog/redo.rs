@@ -56,9 +56,9 @@ const CHANGES: [(Change, &str, usize); 23] = [
     (Change::DeleteOrphan, "DELETE FROM orphan WHERE ino = ?1", 1),
     (
         Change::PutSeal,
-        "INSERT OR REPLACE INTO seal (ino, seal_id, method, cipher, kek, key_id, wrapped, origin, chunk_bytes, height, map, tag, place_tag)
-         VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13)",
-        13,
+        "INSERT OR REPLACE INTO seal (ino, seal_id, method, cipher, kek, key_id, wrapped, origin, chunk_bytes, height, map, tag, place_tag, customer_salt, customer_verifier)
+         VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15)",
+        15,
     ),
     (Change::DeleteSeal, "DELETE FROM seal WHERE ino = ?1", 1),
     (Change::PutNode, "INSERT OR REPLACE INTO node VALUES (?1,?2)", 2),

@@ -6,6 +6,8 @@ CREATE TABLE setting (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOU
 CREATE TABLE grant_rule (uid INTEGER PRIMARY KEY) STRICT;
 -- Rules of directories, in short form.
 CREATE TABLE dir_rule (ino INTEGER PRIMARY KEY, rule TEXT NOT NULL) STRICT;
+-- Customer keys asked for new files below a directory: salts and verifiers, never a key.
+CREATE TABLE dir_customer (ino INTEGER PRIMARY KEY, requests TEXT NOT NULL) STRICT;
 -- Open ids by the small number that map entries use. A row is durable before the first seal under it.
 CREATE TABLE opening (no INTEGER PRIMARY KEY, open_id BLOB NOT NULL) STRICT;
 -- Keys that wrap data keys, each wrapped by a version of a master key: a rewrap changes these rows alone.

@@ -45,6 +45,12 @@ impl Reader {
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
+    pub fn dir_customers(&self) -> Result<Vec<(u64, String)>, CatalogError> {
+        let mut s = self.0.prepare("SELECT ino, requests FROM dir_customer ORDER BY ino")?;
+        let rows = s.query_map([], |r| Ok((r.get::<_, i64>(0)? as u64, r.get(1)?)))?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
     /// Openings in order of their number; numbers are 0, 1, 2 ... without gaps.
     pub fn openings(&self) -> Result<Vec<OpenId>, CatalogError> {
         let mut s = self.0.prepare("SELECT no, open_id FROM opening ORDER BY no")?;
@@ -73,6 +79,18 @@ impl Reader {
                 uses: r.get::<_, i64>(5)? as u64,
             })
         })?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// How many objects have content under a master key.
+    pub fn seals_under(&self, key_id: &str) -> Result<u64, CatalogError> {
+        Ok(self.0.query_row("SELECT count(*) FROM seal WHERE key_id = ?1", [key_id], |r| r.get::<_, i64>(0))? as u64)
+    }
+
+    /// What is requested, and for how many files each.
+    pub fn request_rules(&self) -> Result<Vec<(String, u64)>, CatalogError> {
+        let mut s = self.0.prepare("SELECT rule, count(*) FROM request GROUP BY rule")?;
+        let rows = s.query_map([], |r| Ok((r.get(0)?, r.get::<_, i64>(1)? as u64)))?;
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
@@ -127,6 +145,16 @@ impl Tx<'_> {
         Ok(())
     }
 
+    pub fn set_dir_customer(&self, ino: u64, requests: Option<&str>) -> Result<(), CatalogError> {
+        match requests {
+            Some(r) => {
+                self.write_unrecorded("INSERT OR REPLACE INTO dir_customer VALUES (?1, ?2)", params![ino as i64, r])?
+            }
+            None => self.write_unrecorded("DELETE FROM dir_customer WHERE ino = ?1", [ino as i64])?,
+        };
+        Ok(())
+    }
+
     pub fn put_opening(&self, no: u32, id: &OpenId) -> Result<(), CatalogError> {
         self.write_unrecorded("INSERT INTO opening VALUES (?1, ?2)", params![no, &id.0[..]])?;
         Ok(())
@@ -138,6 +166,11 @@ impl Tx<'_> {
             Change::PutKek,
             &[&(k.id as i64), &k.key_id, &k.key_version, &k.wrapped, &k.created, &(k.uses as i64)],
         )?;
+        Ok(())
+    }
+
+    pub fn delete_kek(&self, id: u64) -> Result<(), CatalogError> {
+        self.write_unrecorded("DELETE FROM kek WHERE id = ?1", [id as i64])?;
         Ok(())
     }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueHint};
 
+use crate::keys::{ROTATE_DAYS_MAX, WAIT_DAYS_DEFAULT};
 use crate::rule::Dialect;
 use crate::types::{BucketName, CHUNK_BYTES_DEFAULT, CHUNK_BYTES_MAX};
 
@@ -108,7 +109,7 @@ pub struct MountArgs {
     #[arg(short = 'f', long)]
     pub foreground: bool,
     /// Mount options, separated by commas: ro, allow_other, list_sse, direct_rdwr, nonempty, log=FILE,
-    /// commit_interval=SECONDS, threads=N, and those that mount(8) knows (see mount.ssefs(8))
+    /// commit_interval=SECONDS, threads=N, customer_key_file=FILE, key_check=SECONDS, key_grace=SECONDS, service_check=SECONDS, and those that mount(8) knows (see mount.ssefs(8))
     #[arg(short = 'o', value_name = "OPTIONS")]
     pub options: Vec<String>,
     /// Log to this file instead of the system log
@@ -229,6 +230,28 @@ pub enum EncryptionCmd {
     },
 }
 
+/// What a key's owner says of it.
+#[derive(Debug, Clone, Default, Args)]
+pub struct AboutKey {
+    /// What it is for
+    #[arg(long, value_name = "TEXT")]
+    pub description: Option<String>,
+    /// Rotate by itself when the newest version is so many days old; 0 for never [default: 365]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=i64::from(ROTATE_DAYS_MAX)))]
+    pub rotate_days: Option<u32>,
+}
+
+/// The key that seals a recovery file.
+#[derive(Debug, Clone, Default, Args)]
+pub struct SealKey {
+    /// Read the key that seals the recovery file from this file, - for standard input
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with = "seal_key_fd")]
+    pub seal_key_file: Option<PathBuf>,
+    /// Read it from this file descriptor
+    #[arg(long, value_name = "N")]
+    pub seal_key_fd: Option<i32>,
+}
+
 #[derive(Debug, Subcommand)]
 pub enum KeyCmd {
     /// List the master keys
@@ -241,10 +264,129 @@ pub enum KeyCmd {
         output: Output,
     },
     /// Make a customer master key for rules such as KMS:KEY
+    #[command(after_help = "Keys of other services:\n  \
+        ssefs key create --alias hsm --provider 'pkcs11:token=T;object=K?module-path=/usr/lib/M.so&pin-source=file:/P'\n  \
+        ssefs key create --alias aws --provider 'aws-kms:alias/photos?region=eu-central-1'\n\
+        A PKCS#11 key that is not on the token is made there, and never leaves it. See ssefs(5), KEY SERVICES.")]
     Create {
         /// A second name by which rules may name it
         #[arg(long, value_name = "NAME")]
         alias: Option<String>,
+        /// Use a key of another service: pkcs11:... (RFC 7512), or aws-kms:KEY with KEY an id, alias/NAME or ARN
+        #[arg(long, value_name = "URI")]
+        provider: Option<String>,
+        #[command(flatten)]
+        about: AboutKey,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Change a key's alias, description or period of rotation
+    #[command(group = clap::ArgGroup::new("what").required(true).multiple(true)
+        .args(["alias", "no_alias", "description", "rotate_days"]))]
+    Set {
+        /// Id or alias; bucket:NAME for the managed key of a bucket
+        key: String,
+        /// Another alias; rules that name the key keep naming it
+        #[arg(long, value_name = "NAME", conflicts_with = "no_alias")]
+        alias: Option<String>,
+        /// Take the alias away
+        #[arg(long)]
+        no_alias: bool,
+        #[command(flatten)]
+        about: AboutKey,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Let a disabled key be used again
+    Enable {
+        /// Id or alias
+        key: String,
+    },
+    /// Keep a key from being used until it is enabled again: what is under it can neither be read nor written
+    Disable {
+        /// Id or alias
+        key: String,
+    },
+    /// Destroy a key when a waiting period is over; refused while anything depends on it
+    #[command(after_help = "All buckets that may hang on the key are asked; those that are not attached count too.\n\
+        Until the end of the period the deletion can be cancelled: ssefs key cancel-deletion KEY")]
+    Delete {
+        /// Id or alias
+        key: String,
+        /// Days to wait: 7 to 30
+        #[arg(long, value_name = "N", default_value_t = WAIT_DAYS_DEFAULT)]
+        days: u32,
+        /// Seconds to wait, however few: for tests, and for those who know that nobody will need the key
+        #[arg(long, value_name = "N", hide = true, conflicts_with = "days")]
+        unsafe_seconds: Option<u32>,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// End the waiting period of a deleted key; it is disabled then
+    CancelDeletion {
+        /// Id or alias
+        key: String,
+    },
+    /// Bring key material of your own, as a new key, as a new version of an imported one, or where it was deleted from
+    #[command(after_help = "The material is 32 raw bytes, 64 hexadecimal digits or 44 characters of base64.\n\
+        Examples: ssefs key import --alias mine --material-file key.bin\n          \
+        ssefs key import mine --material-fd 3 3<new-key.hex\n          \
+        ssefs key import --recovery-file mine.key --seal-key-file seal.bin")]
+    Import {
+        /// Id or alias of an imported key; without it a new key is made
+        #[arg(conflicts_with_all = ["alias", "recovery_file"])]
+        key: Option<String>,
+        /// The alias of the new key
+        #[arg(long, value_name = "NAME", conflicts_with = "recovery_file")]
+        alias: Option<String>,
+        /// The description of the new key
+        #[arg(long, value_name = "TEXT", conflicts_with_all = ["key", "recovery_file"])]
+        description: Option<String>,
+        /// Read the material from this file, - for standard input
+        #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with_all = ["material_fd", "recovery_file"],
+            required_unless_present_any = ["material_fd", "recovery_file"])]
+        material_file: Option<PathBuf>,
+        /// Read the material from this file descriptor
+        #[arg(long, value_name = "N", conflicts_with = "recovery_file")]
+        material_fd: Option<i32>,
+        /// Bring a key back from its recovery file, under the id it had
+        #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+        recovery_file: Option<PathBuf>,
+        #[command(flatten)]
+        seal: SealKey,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Delete the material of an imported key: nothing under it opens until the same material is imported again
+    DeleteMaterial {
+        /// Id or alias
+        key: String,
+    },
+    /// Write the recovery file of a key, sealed under a key of yours (32 bytes, as for import)
+    Export {
+        /// Id or alias
+        key: String,
+        /// A file that is not there yet
+        #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+        to: PathBuf,
+        #[command(flatten)]
+        seal: SealKey,
+    },
+    /// Let a user name a key in rules and requests, or take that back
+    Grant {
+        /// Id or alias
+        key: String,
+        /// The user's name or number
+        user: String,
+        /// Take the grant back
+        #[arg(long)]
+        revoke: bool,
+    },
+    /// Show the latest time the keyring has seen; periods are counted from it, not from a clock that is behind
+    Clock {
+        /// Take the clock's word against it: for after a clock that was ahead
+        #[arg(long)]
+        trust: bool,
         #[command(flatten)]
         output: Output,
     },
@@ -399,6 +541,26 @@ pub enum ObjectCmd {
         path: PathBuf,
         #[command(flatten)]
         output: Output,
+    },
+    /// Give the customer key (SSE-C) of a file, or of all below a directory, for yourself and as long as it is mounted
+    #[command(after_help = "The key is 32 raw bytes, or 44 characters of base64. It is never stored.\n\
+        Examples: ssefs object unlock /mnt/photos/a.jpg --key-file ~/photos.key\n          \
+        pass show photos | ssefs object unlock /mnt/photos --key-fd 0")]
+    #[command(group(clap::ArgGroup::new("key").required(true)))]
+    Unlock {
+        /// A file or directory on a mount
+        path: PathBuf,
+        /// Read the key from this file, which only you may be able to read (mode 0600)
+        #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, group = "key")]
+        key_file: Option<PathBuf>,
+        /// Read the key from this open file descriptor
+        #[arg(long, value_name = "N", group = "key")]
+        key_fd: Option<i32>,
+    },
+    /// Take it back: what was opened by it is written down, and cut off also where it is open
+    Lock {
+        /// A file or directory on a mount
+        path: PathBuf,
     },
 }
 

@@ -106,7 +106,7 @@ fn list(place: &Place, as_json: bool) -> Result<(), OpError> {
 }
 
 /// A user by number or by name.
-fn uid_of(user: &str) -> Result<u32, OpError> {
+pub fn uid_of(user: &str) -> Result<u32, OpError> {
     if let Ok(uid) = user.parse() {
         return Ok(uid);
     }

@@ -2,14 +2,23 @@
 
 use serde_json::{Value, json};
 
-use super::args::KeyCmd;
+use super::args::{AboutKey, KeyCmd};
+use super::bucket::uid_of;
+use super::key_delete;
+use super::key_service;
+use super::key_show::{Names, show};
+use super::material;
 use super::place::{self, Place};
 use super::print::{self, Bar};
 use crate::keys::{KeyError, KeyInfo, Keyring};
 use crate::ops::{Command, OpError};
-use crate::types::{BucketId, KeyId};
 
 pub fn run(place: &Place, command: &KeyCmd) -> Result<(), OpError> {
+    let one = |name: &str| {
+        let keys = place.keyring()?;
+        let id = find(&keys, name)?.id;
+        Ok::<_, OpError>((keys, id))
+    };
     match command {
         KeyCmd::List(output) => {
             let keys = place.keyring()?;
@@ -19,25 +28,119 @@ pub fn run(place: &Place, command: &KeyCmd) -> Result<(), OpError> {
                 return print::json(&Value::Array(infos.iter().map(|k| names.to_json(k)).collect()));
             }
             let rows: Vec<Vec<String>> = infos.iter().map(|k| names.to_row(k)).collect();
-            print::table(&["KEY", "ALIAS", "FOR", "STATE", "VERSION", "CREATED"], &rows)
+            print::table(&["KEY", "ALIAS", "FOR", "STATE", "VERSION", "CREATED", "NEXT"], &rows)
         }
         KeyCmd::Show { key, output } => {
             let keys = place.keyring()?;
-            show(&keys, &find(&keys, key)?.id, output.json)
+            let info = find(&keys, key)?;
+            let mut value = Names::of(&keys).to_json(&info);
+            key_service::report(place, &keys, &info, &mut value)?;
+            if output.json { print::json(&value) } else { print::fields(&value) }
         }
-        KeyCmd::Create { alias, output } => {
+        KeyCmd::Create { alias, provider: Some(uri), about, output } => {
+            if about.rotate_days.is_some_and(|days| days > 0) {
+                return Err(OpError::usage(
+                    "a key of another service rotates there, or by hand: leave out --rotate-days",
+                ));
+            }
             let keys = place.keyring_or_new()?;
-            let id = keys.create_key(alias.as_deref(), "")?;
+            let settled =
+                keys.create_external_key(alias.as_deref(), about.description.as_deref().unwrap_or_default(), uri)?;
+            if settled.made {
+                let key = &settled.description.key;
+                print::note(&format!("made {key} in the service: see that it is backed up there"));
+            }
+            show(&keys, &settled.id, output.json)
+        }
+        KeyCmd::Create { alias, provider: None, about, output } => {
+            let keys = place.keyring_or_new()?;
+            let id = keys.create_key(alias.as_deref(), about.description.as_deref().unwrap_or_default())?;
+            if about.rotate_days.is_some() {
+                keys.set_rotation(&id, about.rotate_days)?;
+            }
             show(&keys, &id, output.json)
         }
-        KeyCmd::Rotate { key, output } => {
+        KeyCmd::Set { key, alias, no_alias, about: AboutKey { description, rotate_days }, output } => {
+            let (keys, id) = one(key)?;
+            if alias.is_some() || *no_alias {
+                keys.set_alias(&id, alias.as_deref())?;
+            }
+            if let Some(description) = description {
+                keys.set_description(&id, description)?;
+            }
+            if rotate_days.is_some() {
+                keys.set_rotation(&id, *rotate_days)?;
+            }
+            show(&keys, &id, output.json)
+        }
+        KeyCmd::Enable { key } => {
+            let (keys, id) = one(key)?;
+            Ok(keys.enable(&id)?)
+        }
+        KeyCmd::Disable { key } => {
+            let (keys, id) = one(key)?;
+            Ok(keys.disable(&id)?)
+        }
+        KeyCmd::Delete { key, days, unsafe_seconds, output } => {
             let keys = place.keyring()?;
-            let id = find(&keys, key)?.id;
+            let key = find(&keys, key)?;
+            key_delete::run(place, &keys, &key, *days, *unsafe_seconds)?;
+            show(&keys, &key.id, output.json)
+        }
+        KeyCmd::CancelDeletion { key } => {
+            let (keys, id) = one(key)?;
+            keys.cancel_deletion(&id)?;
+            print::note(&format!("the key is disabled; to use it again: ssefs key enable {key}"));
+            Ok(())
+        }
+        KeyCmd::Rotate { key, output } => {
+            let (keys, id) = one(key)?;
             keys.rotate(&id)?;
             show(&keys, &id, output.json)
         }
         KeyCmd::Root(command) => super::root::run(place, command),
         KeyCmd::Kit(command) => super::kit::run(place, command),
+        KeyCmd::Import { key, alias, description, material_file, material_fd, recovery_file, seal, output, .. } => {
+            if let Some(from) = recovery_file {
+                let seal = material::read(seal.seal_key_file.as_deref(), seal.seal_key_fd, "--seal-key-file")?;
+                let keys = place.keyring_or_new()?;
+                let id = keys.restore_key(from, &seal)?;
+                return show(&keys, &id, output.json);
+            }
+            let material = material::read(material_file.as_deref(), *material_fd, "--material-file")?;
+            let keys = if key.is_some() { place.keyring()? } else { place.keyring_or_new()? };
+            let id = match key {
+                Some(key) => {
+                    let id = find(&keys, key)?.id;
+                    keys.import_into(&id, &material)?;
+                    id
+                }
+                None => keys.import_key(alias.as_deref(), description.as_deref().unwrap_or_default(), &material)?,
+            };
+            show(&keys, &id, output.json)
+        }
+        KeyCmd::DeleteMaterial { key } => {
+            let (keys, id) = one(key)?;
+            Ok(keys.delete_material(&id)?)
+        }
+        KeyCmd::Export { key, to, seal } => {
+            let (keys, id) = one(key)?;
+            let seal = material::read(seal.seal_key_file.as_deref(), seal.seal_key_fd, "--seal-key-file")?;
+            Ok(keys.export_key(&id, &seal, &place::absolute(to)?)?)
+        }
+        KeyCmd::Grant { key, user, revoke } => {
+            let (keys, id) = one(key)?;
+            Ok(keys.grant(&id, uid_of(user)?, !revoke)?)
+        }
+        KeyCmd::Clock { trust, output } => {
+            let keys = place.keyring()?;
+            if *trust {
+                keys.trust_clock()?;
+            }
+            let (clock, seen) = keys.clocks()?;
+            let told = json!({ "clock": print::time(clock), "keyring": print::time(seen), "behind": clock < seen });
+            if output.json { print::json(&told) } else { print::fields(&told) }
+        }
         KeyCmd::Rewrap { bucket, output } => {
             let bar = Bar::new();
             let report = place::run(place, bucket, &Command::Rewrap, &bar)?;
@@ -61,56 +164,4 @@ fn find(keys: &Keyring, name: &str) -> Result<KeyInfo, OpError> {
     found.ok_or_else(|| {
         OpError::from(KeyError::NotFound(name.to_owned())).hint("see which keys there are: ssefs key list")
     })
-}
-
-fn show(keys: &Keyring, id: &KeyId, as_json: bool) -> Result<(), OpError> {
-    let value = Names::of(keys).to_json(&find(keys, &id.0)?);
-    if as_json { print::json(&value) } else { print::fields(&value) }
-}
-
-/// Names of the buckets that the keyring knows, for their managed keys.
-struct Names(Vec<(BucketId, String)>);
-
-impl Names {
-    /// A keyring that cannot list its stores has no names to show; the keys are shown all the same.
-    fn of(keys: &Keyring) -> Names {
-        let stores = keys.list_stores().unwrap_or_default();
-        let buckets = stores.iter().flat_map(|(store, _)| keys.list_buckets(store).unwrap_or_default());
-        Names(buckets.map(|b| (b.id, b.name)).collect())
-    }
-
-    fn bucket(&self, name: &str) -> Option<BucketId> {
-        self.0.iter().find(|(_, n)| n == name).map(|(id, _)| *id)
-    }
-
-    fn name(&self, bucket: Option<&BucketId>) -> Option<String> {
-        let bucket = bucket?;
-        let known = self.0.iter().find(|(id, _)| id == bucket);
-        Some(known.map_or_else(|| bucket.to_string(), |(_, name)| name.clone()))
-    }
-
-    fn to_json(&self, key: &KeyInfo) -> Value {
-        json!({
-            "key": key.id.0,
-            "alias": key.alias,
-            "kind": key.kind.as_str(),
-            "bucket": self.name(key.bucket.as_ref()),
-            "state": key.state.as_str(),
-            "version": key.newest_version,
-            "created": print::time(key.created),
-            "description": if key.description.is_empty() { None } else { Some(&key.description) },
-        })
-    }
-
-    fn to_row(&self, key: &KeyInfo) -> Vec<String> {
-        let bucket = self.name(key.bucket.as_ref()).map_or_else(|| "rules".into(), |b| format!("bucket {b}"));
-        vec![
-            key.id.0.clone(),
-            key.alias.clone().unwrap_or_default(),
-            bucket,
-            key.state.as_str().into(),
-            key.newest_version.to_string(),
-            print::time(key.created),
-        ]
-    }
 }

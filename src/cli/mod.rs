@@ -3,11 +3,16 @@
 pub mod args;
 mod bucket;
 mod check;
+mod customer;
 mod daemon;
 mod encryption;
 mod key;
+mod key_delete;
+mod key_service;
+mod key_show;
 mod kit;
 mod logging;
+mod material;
 mod mount;
 mod mountpoint;
 mod object;

@@ -19,6 +19,7 @@ use crate::bucket::{Bucket, CreateOptions, OpenOptions};
 use crate::control::{self, MountIdentity, Server};
 use crate::crypto::arena;
 use crate::fuse::{self, mount_table};
+use crate::keys::Timer;
 use crate::ops::{self, ErrorCode, OpError};
 use crate::rule::Dialect;
 
@@ -69,6 +70,10 @@ pub fn run(place: &args::Place, args: MountArgs, sloppy: bool) -> Result<(), OpE
         return Err(OpError::new(ErrorCode::Permission, "noexec, noatime and nodiratime need root")
             .hint("nosuid and nodev are always on for other users"));
     }
+    let mut options = options;
+    if let Some(file) = &mut options.customer_key_file {
+        *file = absolute(file)?;
+    }
     let log = args.log.or_else(|| options.log.clone()).map(|file| absolute(&file)).transpose()?;
     let log = log.as_deref().map(logging::open).transpose()?;
     let plan = Plan {
@@ -117,6 +122,8 @@ fn serve(plan: &Plan, live: impl FnOnce() -> Result<(), OpError>) -> Result<(), 
         return serve_unverified(plan, live);
     }
     let store = if plan.create { plan.place.open_or_create()? } else { plan.place.open()? };
+    // The keyring has it now, and follows when it is changed.
+    plan.place.forget_root();
     if let Some(holder) = Bucket::who_has(&store.path, &plan.bucket) {
         return Err(in_use(&plan.bucket, &holder));
     }
@@ -136,13 +143,22 @@ fn serve(plan: &Plan, live: impl FnOnce() -> Result<(), OpError>) -> Result<(), 
     let open = OpenOptions {
         read_only: plan.options.read_only,
         commit_interval: plan.options.commit_interval.unwrap_or(defaults.commit_interval),
+        key_check: plan.options.key_check.unwrap_or(defaults.key_check),
+        key_grace: plan.options.key_grace.unwrap_or(defaults.key_grace),
+        service_check: plan.options.service_check.unwrap_or(defaults.service_check),
         mountpoint: Some(plan.mountpoint.clone()),
         socket: Some(socket.path().to_owned()),
     };
     // Before the mount: a signal from here on ends it properly instead of killing us.
     let signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(|e| OpError::io("watch for signals", &e))?;
+    // Keys are destroyed and rotated in time as long as anything is mounted.
+    let _timer = Timer::start(Arc::clone(&store.keys)).map_err(|e| OpError::io("start a thread", &e))?;
     let bucket = Bucket::open(&store.path, store.id, &plan.bucket, &store.keys, &open)?;
-    let ended = mounted(plan, &store.path, &bucket, socket, signals, live);
+    let unlocked = match &plan.options.customer_key_file {
+        Some(file) => super::customer::read_file(file).and_then(|key| Ok(bucket.unlock_mount(effective_uid(), key)?)),
+        None => Ok(()),
+    };
+    let ended = unlocked.and_then(|()| mounted(plan, &store.path, &bucket, socket, signals, live));
     // Closed by `mounted` when it got that far; closing twice is no error.
     let closed = bucket.close().map_err(OpError::from);
     ended.and(closed)
@@ -151,6 +167,9 @@ fn serve(plan: &Plan, live: impl FnOnce() -> Result<(), OpError>) -> Result<(), 
 /// Read-only without the keyring: names and attributes, unverified (SEMANTICS 15).
 fn serve_unverified(plan: &Plan, live: impl FnOnce() -> Result<(), OpError>) -> Result<(), OpError> {
     let store = plan.place.store_dir()?;
+    if plan.options.customer_key_file.is_some() {
+        return Err(OpError::usage("mount option \"customer_key_file\" opens nothing without the keyring"));
+    }
     if let Some(holder) = Bucket::who_has(store, &plan.bucket) {
         return Err(in_use(&plan.bucket, &holder));
     }

@@ -4,6 +4,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::args::ObjectCmd;
+use super::customer;
 use super::encryption::inside;
 use super::place::{self, Place, absolute};
 use super::print;
@@ -19,7 +20,18 @@ enum Named {
 }
 
 pub fn run(place: &Place, command: &ObjectCmd) -> Result<(), OpError> {
-    let ObjectCmd::Show { path, output } = command;
+    let (path, output) = match command {
+        ObjectCmd::Show { path, output } => (path, output),
+        ObjectCmd::Unlock { path, key_file, key_fd } => {
+            let key = match (key_file, key_fd) {
+                (Some(file), _) => customer::read_file(file)?,
+                (None, Some(fd)) => customer::read_fd(*fd)?,
+                (None, None) => return Err(OpError::usage("a key is missing: --key-file or --key-fd")),
+            };
+            return customer::unlock(path, &key);
+        }
+        ObjectCmd::Lock { path } => return customer::lock(path),
+    };
     let shown = match find(path)? {
         Named::OnMount { socket, path } => control::ask(&socket, &Request::Run(Command::ObjectShow { path }), &Quiet)?,
         Named::InBucket { bucket, path } => place::run(place, &bucket, &Command::ObjectShow { path }, &Quiet)?,

@@ -28,6 +28,11 @@ pub struct Options {
     pub root: RootArgs,
     pub commit_interval: Option<Duration>,
     pub threads: Option<usize>,
+    /// A file with a customer key that unlocks what it opens, for everybody when root mounts.
+    pub customer_key_file: Option<PathBuf>,
+    pub key_check: Option<Duration>,
+    pub key_grace: Option<Duration>,
+    pub service_check: Option<Duration>,
     /// MS_* flags for the kernel, set after the mount (root only).
     pub kernel_flags: libc::c_ulong,
 }
@@ -47,7 +52,7 @@ pub const KERNEL: [(&str, libc::c_ulong); 5] = [
 ];
 
 const KNOWN: &str = "ro, rw, allow_other, list_sse, direct_rdwr, nonempty, create, foreground, log=FILE, rule=RULE, dialect=NAME, \
-                     chunk_size=SIZE, store=DIR, config=DIR, passphrase_file=FILE, passphrase_fd=N, commit_interval=SECONDS, threads=N, nosuid, nodev, \
+                     chunk_size=SIZE, store=DIR, config=DIR, passphrase_file=FILE, passphrase_fd=N, commit_interval=SECONDS, threads=N, customer_key_file=FILE, key_check=SECONDS, key_grace=SECONDS, service_check=SECONDS, nosuid, nodev, \
                      noexec, noatime";
 
 /// Reads `-o` lists. With `sloppy` (mount -s) unknown options are passed over.
@@ -86,6 +91,20 @@ pub fn parse(lists: &[String], sloppy: bool) -> Result<Options, OpError> {
             ("threads", Some(v)) => {
                 let threads = v.parse::<usize>().ok().filter(|n| (1..=256).contains(n));
                 o.threads = Some(threads.ok_or_else(|| bad("must be 1 to 256"))?);
+            }
+            ("customer_key_file", Some(v)) if !v.is_empty() => o.customer_key_file = Some(v.into()),
+            ("key_check", Some(v)) => {
+                let seconds = v.parse::<f64>().ok().filter(|s| (0.1..=3600.0).contains(s));
+                o.key_check = Some(Duration::from_secs_f64(seconds.ok_or_else(|| bad("must be 0.1 to 3600 seconds"))?));
+            }
+            ("service_check", Some(v)) => {
+                let seconds = v.parse::<f64>().ok().filter(|s| (0.1..=86_400.0).contains(s));
+                let seconds = seconds.ok_or_else(|| bad("must be 0.1 to 86400 seconds"))?;
+                o.service_check = Some(Duration::from_secs_f64(seconds));
+            }
+            ("key_grace", Some(v)) => {
+                let seconds = v.parse::<f64>().ok().filter(|s| (0.0..=86_400.0).contains(s));
+                o.key_grace = Some(Duration::from_secs_f64(seconds.ok_or_else(|| bad("must be 0 to 86400 seconds"))?));
             }
             (_, None) if KERNEL.iter().any(|(k, _)| *k == name) => {
                 o.kernel_flags |= KERNEL.iter().filter(|(k, _)| *k == name).fold(0, |flags, (_, f)| flags | f);

@@ -13,6 +13,7 @@ use super::print;
 use super::secrets::Secrets;
 use crate::bucket::{Bucket, OpenOptions};
 use crate::control::{self, Request};
+use crate::crypto::derive;
 use crate::crypto::secret::RootKey;
 use crate::keys::root::{self, NewRoot};
 use crate::keys::{self, KeyError, Keyring, RootSource};
@@ -31,7 +32,7 @@ pub struct Place {
     pub store: PathBuf,
     pub config: PathBuf,
     pub secrets: Secrets,
-    /// A root key that was loaded before it was time to open the keyring.
+    /// The root key, once it was loaded.
     loaded: Arc<Mutex<Option<RootKey>>>,
 }
 
@@ -103,13 +104,23 @@ impl Place {
 
     /// The root key that the keyring needs, or without a keyring the one that is to be its first.
     fn root_key(&self, needed: Option<&[u8; 8]>) -> Result<RootKey, OpError> {
-        if let Some(loaded) = self.loaded.lock().take() {
-            return Ok(loaded);
-        }
-        match self.secrets.root_command() {
-            Some(command) => Ok(RootSource::Command(command.clone()).load(None)?),
-            None => Ok(root::load(&self.config, needed, &self.secrets)?),
-        }
+        let mut loaded = self.loaded.lock();
+        let fits = |key: &RootKey| needed.is_none_or(|id| derive::root_id(key) == *id);
+        let key = match loaded.take().filter(fits) {
+            Some(key) => key,
+            None => match self.secrets.root_command() {
+                Some(command) => RootSource::Command(command.clone()).load(None)?,
+                None => root::load(&self.config, needed, &self.secrets)?,
+            },
+        };
+        // Nobody is asked twice by one command.
+        *loaded = Some(copy_of(&key)?);
+        Ok(key)
+    }
+
+    /// The same for another store.
+    pub fn with_store(&self, store: &Path) -> Place {
+        Place { store: store.to_owned(), ..self.clone() }
     }
 
     /// The keyring, which must be there.
@@ -181,6 +192,10 @@ impl Place {
         let id = keys.open_store(&self.store, create)?;
         Ok(OpenStore { path: self.store.clone(), id, keys: Arc::new(keys) })
     }
+}
+
+fn copy_of(key: &RootKey) -> Result<RootKey, OpError> {
+    RootKey::try_from(&key.expose()[..]).map_err(|e| OpError::new(ErrorCode::General, e.to_string()))
 }
 
 /// Makes the configuration directory, 0700.

@@ -2,7 +2,7 @@
 //! from one key must never share a label.
 
 use super::mac::Mac;
-use super::secret::{BucketKey, ChunkKey, DataKey, MacKey, MapKey, RootKey};
+use super::secret::{BucketKey, ChunkKey, DataKey, MacKey, MapKey, MasterKey, RootKey};
 use crate::types::{OpenId, SealId};
 use zeroize::Zeroizing;
 
@@ -52,7 +52,12 @@ pub fn map_key(k: &DataKey, seal: &SealId) -> MapKey {
 pub fn plain_map_key(k: &BucketKey, seal: &SealId) -> MapKey {
     MapKey::take(&mut expand(k.expose(), "plain-map", &[&seal.0]))
 }
-// Reserved, so not to be used for anything else: "tree" of K_bucket, "customer-kek" of a customer key.
+/// Tags a key's recovery file; `k` is what seals it.
+pub fn export_key(k: &MasterKey) -> MacKey {
+    MacKey::take(&mut expand(k.expose(), "export-tag", &[]))
+}
+// Reserved, so not to be used for anything else: "tree" of K_bucket. Those of a customer key are in customer.rs:
+// "customer-kek", "customer-verifier", "customer-request".
 
 /// HKDF-Extract(salt = "ssefs/1/sm4", 16-byte data key): RFC 5869, section 2.2.
 fn sm4_prk(k: &DataKey) -> Zeroizing<[u8; 32]> {
@@ -62,7 +67,7 @@ fn sm4_prk(k: &DataKey) -> Zeroizing<[u8; 32]> {
 }
 
 /// FORMAT.md's Expand(k, label, ctx).
-fn expand(k: &[u8], label: &str, ctx: &[&[u8]]) -> Zeroizing<[u8; 32]> {
+pub(super) fn expand(k: &[u8], label: &str, ctx: &[&[u8]]) -> Zeroizing<[u8; 32]> {
     let mut info = vec![&b"ssefs/1/"[..], label.as_bytes(), &[0]];
     info.extend_from_slice(ctx);
     hkdf_expand_32(k, &info)

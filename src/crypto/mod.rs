@@ -4,6 +4,7 @@
 pub mod aead;
 pub mod arena;
 pub mod code;
+pub mod customer;
 pub mod derive;
 pub mod gcm;
 pub mod mac;

@@ -113,6 +113,10 @@ secret!(
     /// What Argon2id makes of a passphrase: wraps the root key.
     PassKey
 );
+secret!(
+    /// A customer's own key (SSE-C): 256 bits, given and never stored.
+    CustomerKey
+);
 random!(RootKey, MasterKey, BucketKey, Kek);
 
 /// The key of one PUT: 32 bytes, or 16 for SM4.
@@ -180,7 +184,7 @@ mod tests {
                 assert_eq!(bytes, [0; 32], "the source is wiped");
             )*};
         }
-        check!(RootKey, MasterKey, BucketKey, Kek, ChunkKey, MapKey, MacKey, PassKey);
+        check!(RootKey, MasterKey, BucketKey, Kek, ChunkKey, MapKey, MacKey, CustomerKey, PassKey);
         assert_eq!(format!("{:#?}", DataKey::random_sm4().unwrap()), "DataKey(..)");
     }
 

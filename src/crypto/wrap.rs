@@ -25,6 +25,9 @@ pub enum WrapLabel {
     Bucket,
     Kek,
     Data,
+    Export,
+    /// What tells deleted material again.
+    Verifier,
     /// The root key under what a passphrase gives.
     Root,
     /// The next root key under the present one, on its way to a mount.
@@ -40,6 +43,8 @@ impl WrapLabel {
             WrapLabel::Bucket => b"bucket",
             WrapLabel::Kek => b"kek",
             WrapLabel::Data => b"data",
+            WrapLabel::Export => b"export",
+            WrapLabel::Verifier => b"verifier",
             WrapLabel::Root => b"root",
             WrapLabel::NextRoot => b"next-root",
             WrapLabel::Kit => b"kit",
@@ -211,6 +216,35 @@ pub fn wrap_master(root: &RootKey, key_id: &KeyId, version: u32, key: &MasterKey
 }
 pub fn unwrap_master(root: &RootKey, key_id: &KeyId, version: u32, wrapped: &[u8]) -> Result<MasterKey, CryptoError> {
     MasterKey::try_from(&unwrap(root, WrapLabel::Master, &master_context(key_id, version), wrapped)?[..])
+}
+/// What tells the deleted material of a version again.
+pub fn wrap_verifier(
+    root: &RootKey,
+    key_id: &KeyId,
+    version: u32,
+    verifier: &[u8; 32],
+) -> Result<Vec<u8>, CryptoError> {
+    wrap(root, WrapLabel::Verifier, &master_context(key_id, version), verifier)
+}
+pub fn unwrap_verifier(
+    root: &RootKey,
+    key_id: &KeyId,
+    version: u32,
+    wrapped: &[u8],
+) -> Result<Zeroizing<Vec<u8>>, CryptoError> {
+    unwrap(root, WrapLabel::Verifier, &master_context(key_id, version), wrapped)
+}
+/// A master key version for its recovery file, under a key of the owner's.
+pub fn wrap_exported(seal: &MasterKey, key_id: &KeyId, version: u32, key: &MasterKey) -> Result<Vec<u8>, CryptoError> {
+    wrap(seal, WrapLabel::Export, &master_context(key_id, version), key.expose())
+}
+pub fn unwrap_exported(
+    seal: &MasterKey,
+    key_id: &KeyId,
+    version: u32,
+    wrapped: &[u8],
+) -> Result<MasterKey, CryptoError> {
+    MasterKey::try_from(&unwrap(seal, WrapLabel::Export, &master_context(key_id, version), wrapped)?[..])
 }
 
 /// The root key under a passphrase's key, bound to its own id.

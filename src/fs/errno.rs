@@ -5,20 +5,21 @@
 //! | ENOENT, EEXIST, ENOTDIR, EISDIR, ENOTEMPTY, ENAMETOOLONG, EFBIG, EMLINK | as on any file system |
 //! | EINVAL | a malformed or impossible rule (rows 48, 51, 55, 56, 59, 60), an unknown `user.sse.` name, bad arguments |
 //! | ENODATA | no such attribute; no rule or request is set here (row 58) |
-//! | EACCES | the caller may not change the rule (row 46) |
+//! | EACCES | the caller may not change the rule (row 46), or may not name this master key |
 //! | EPERM | a hard link to a directory |
-//! | ENOKEY | the root key, the keyring's entry for this bucket, or a customer key is not there |
-//! | EKEYREVOKED | the master key is disabled, pending deletion or destroyed |
+//! | ENOKEY | the root key, the keyring's entry for this bucket, or a customer key is not there; the key's external service is down, or refuses |
+//! | EKEYREVOKED | the master key is disabled, pending import or deletion, or destroyed, here or in its external service |
 //! | EKEYREJECTED | a key that is not the one needed |
 //! | EBADMSG | content, rules, keys or the catalog are not what was written (row 64) |
 //! | ENOSPC, EROFS, EBUSY | the store is full; open for reading only; open elsewhere |
 //! | EOPNOTSUPP | not supported |
 //! | EIO | an I/O error, and everything after a commit failed (row 63) |
 
-use crate::bucket::BucketError;
+use crate::bucket::{BucketError, CustomerError};
 use crate::catalog::CatalogError;
 use crate::crypto::CryptoError;
 use crate::keys::KeyError;
+use crate::keys::provider::ProviderError;
 use crate::log::LogError;
 use crate::rule::RuleError;
 
@@ -33,9 +34,9 @@ pub enum FsError {
     /// The attribute is a report.
     #[error("AccessDenied: {0} can only be read")]
     ReadOnlyAttribute(&'static str),
-    /// SSE-C by attribute.
-    #[error("NotImplemented: customer keys (SSE-C) are not supported by this version: use AES256 or KMS")]
-    CustomerKey,
+    /// What was given as a customer key has another length, or is no base64.
+    #[error("InvalidArgument: a customer key is 32 bytes, or 44 characters of base64: {bytes} bytes were given")]
+    BadCustomerKey { bytes: usize },
     #[error("NotImplemented: {0}")]
     Unsupported(&'static str),
     /// XATTR_CREATE, and it is there.
@@ -71,7 +72,8 @@ impl FsError {
             FsError::UnknownAttribute { .. } | FsError::Invalid(_) => libc::EINVAL,
             FsError::ReadOnlyAttribute(_) => libc::EINVAL,
             FsError::NotPermitted(_) => libc::EPERM,
-            FsError::CustomerKey | FsError::Unsupported(_) => libc::EOPNOTSUPP,
+            FsError::BadCustomerKey { .. } => libc::EINVAL,
+            FsError::Unsupported(_) => libc::EOPNOTSUPP,
             FsError::AttributeExists => libc::EEXIST,
             FsError::NoSuchOffset => libc::ENXIO,
             FsError::BadHandle => libc::EBADF,
@@ -85,6 +87,7 @@ impl FsError {
             FsError::Bucket(e) => match e {
                 BucketError::Rule(e) => !matches!(e, RuleError::NoRule { .. }),
                 BucketError::Key(_)
+                | BucketError::Customer(_)
                 | BucketError::Denied(_)
                 | BucketError::Damaged { .. }
                 | BucketError::Altered { .. }
@@ -94,7 +97,7 @@ impl FsError {
                 | BucketError::Catalog(_) => true,
                 _ => false,
             },
-            FsError::UnknownAttribute { .. } | FsError::ReadOnlyAttribute(_) | FsError::CustomerKey => true,
+            FsError::UnknownAttribute { .. } | FsError::ReadOnlyAttribute(_) | FsError::BadCustomerKey { .. } => true,
             FsError::Unsupported(_)
             | FsError::AttributeExists
             | FsError::NotPermitted(_)
@@ -109,9 +112,11 @@ impl FsError {
     pub fn words(&self) -> String {
         let text = self.to_string();
         let code = match self {
-            FsError::Bucket(BucketError::Rule(_) | BucketError::Denied(_)) => return text,
+            FsError::Bucket(BucketError::Rule(_) | BucketError::Denied(_) | BucketError::Customer(_)) => return text,
             FsError::Bucket(BucketError::Key(k)) if k.code().is_some() => return text,
-            FsError::UnknownAttribute { .. } | FsError::ReadOnlyAttribute(_) | FsError::CustomerKey => return text,
+            FsError::UnknownAttribute { .. } | FsError::ReadOnlyAttribute(_) | FsError::BadCustomerKey { .. } => {
+                return text;
+            }
             FsError::Unsupported(_) => return text,
             FsError::Bucket(BucketError::Damaged { .. } | BucketError::Altered { .. }) => "BadDigest",
             FsError::Bucket(BucketError::NoSpace) => "InsufficientStorage",
@@ -141,6 +146,12 @@ pub fn errno(e: &BucketError) -> i32 {
         BucketError::NoSpace => libc::ENOSPC,
         BucketError::Rule(e) => rule_errno(e),
         BucketError::Key(e) => key_errno(e),
+        BucketError::Customer(e) => match e {
+            CustomerError::Missing { .. } => libc::ENOKEY,
+            CustomerError::Wrong { .. } => libc::EKEYREJECTED,
+            CustomerError::NotCustomer { .. } | CustomerError::TooMany(_) => libc::EINVAL,
+            CustomerError::NotUnlocked { .. } => libc::ENODATA,
+        },
         BucketError::Damaged { .. } | BucketError::Altered { .. } => libc::EBADMSG,
         BucketError::UnknownToKeyring(_) => libc::ENOKEY,
         BucketError::Busy { .. } => libc::EBUSY,
@@ -183,7 +194,9 @@ fn rule_errno(e: &RuleError) -> i32 {
         | RuleError::NoneOnBucket
         | RuleError::NoneHasNoXml
         | RuleError::KeyNotFound { .. }
+        | RuleError::KeyDestroyed { .. }
         | RuleError::KeyDisabled { .. }
+        | RuleError::KeyPendingImport { .. }
         | RuleError::KeyPendingDeletion { .. }
         | RuleError::UnknownDialect { .. } => libc::EINVAL,
     }
@@ -198,12 +211,26 @@ fn crypto_errno(e: &CryptoError) -> i32 {
     }
 }
 
+/// What an external key service said, or did not say. A service that is down or lets nobody in is a key that is not there.
+fn service_errno(e: &ProviderError) -> i32 {
+    match e {
+        ProviderError::Unreachable(_) | ProviderError::Refused(_) | ProviderError::Setup(_) => libc::ENOKEY,
+        ProviderError::Disabled(_) | ProviderError::PendingDeletion(_) | ProviderError::Gone(_) => libc::EKEYREVOKED,
+        ProviderError::WrongKey(_) => libc::EKEYREJECTED,
+        ProviderError::Altered(_) => libc::EBADMSG,
+    }
+}
+
 /// Keys that an object needs. A key that is not in the keyring any more was destroyed, which is EKEYREVOKED (row 30).
 fn key_errno(e: &KeyError) -> i32 {
     match e {
-        KeyError::NotFound(_) | KeyError::NoVersion { .. } | KeyError::Disabled(_) | KeyError::PendingDeletion(_) => {
-            libc::EKEYREVOKED
-        }
+        KeyError::NotFound(_)
+        | KeyError::NoVersion { .. }
+        | KeyError::Disabled(_)
+        | KeyError::PendingImport(_)
+        | KeyError::PendingDeletion(_)
+        | KeyError::Destroyed { .. } => libc::EKEYREVOKED,
+        KeyError::Denied { .. } => libc::EACCES,
         KeyError::RootMissing { .. }
         | KeyError::RootUnreadable { .. }
         | KeyError::RootTooOpen { .. }
@@ -228,14 +255,25 @@ fn key_errno(e: &KeyError) -> i32 {
         | KeyError::RowsAltered { .. }
         | KeyError::KitMalformed { .. }
         | KeyError::KitDamaged { .. }
+        | KeyError::KeyringOlder { .. }
         | KeyError::StoreIdMalformed { .. } => libc::EBADMSG,
         KeyError::KeyringBusy(_) => libc::EAGAIN,
         KeyError::KeyringFull(_) => libc::ENOSPC,
-        KeyError::Managed(_) => libc::EPERM,
-        KeyError::AliasTaken(_) | KeyError::BucketKnown(_) | KeyError::KitExists(_) | KeyError::KitInTheWay(_) => {
-            libc::EEXIST
-        }
-        KeyError::BadAlias(_) | KeyError::RootPlace { .. } => libc::EINVAL,
+        KeyError::Managed(_) | KeyError::InUse { .. } | KeyError::NotNow { .. } => libc::EPERM,
+        KeyError::AliasTaken(_)
+        | KeyError::BucketKnown(_)
+        | KeyError::KeyThere(_)
+        | KeyError::FileExists(_)
+        | KeyError::KitExists(_)
+        | KeyError::KitInTheWay(_) => libc::EEXIST,
+        KeyError::BadAlias(_)
+        | KeyError::RootPlace { .. }
+        | KeyError::WaitDays(_)
+        | KeyError::RotateDays
+        | KeyError::BadDescription
+        | KeyError::Material { .. }
+        | KeyError::Recovery { .. } => libc::EINVAL,
+        KeyError::Service { source, .. } | KeyError::BadProvider(source) => service_errno(source),
         KeyError::Unwrap { source, .. } => crypto_errno(source),
         KeyError::Crypto(e) => crypto_errno(e),
         KeyError::KeyringNewer { .. }
@@ -257,10 +295,19 @@ mod tests {
         let of = |e: KeyError| FsError::from(BucketError::from(e)).errno();
         assert_eq!(of(KeyError::Disabled("k".into())), libc::EKEYREVOKED);
         assert_eq!(of(KeyError::NotFound("k".into())), libc::EKEYREVOKED);
+        let customer = |e: CustomerError| FsError::from(BucketError::from(e)).errno();
+        assert_eq!(customer(CustomerError::Missing { what: "the object", path: "f".into() }), libc::ENOKEY);
+        assert_eq!(customer(CustomerError::Wrong { what: "the object", path: "f".into() }), libc::EKEYREJECTED);
         assert_eq!(of(KeyError::RootMissing { path: "r".into(), needed: None }), libc::ENOKEY);
         assert_eq!(of(KeyError::Unwrap { what: "k".into(), source: CryptoError::WrongKey }), libc::EKEYREJECTED);
         assert_eq!(of(KeyError::Unwrap { what: "k".into(), source: CryptoError::Damaged }), libc::EBADMSG);
         assert_eq!(errno(&BucketError::Damaged { object: 1, from: 0, to: 1, why: "tag" }), libc::EBADMSG);
+        let service = |source| of(KeyError::Service { key: "k".into(), service: "s".into(), source });
+        assert_eq!(service(ProviderError::Unreachable("down".into())), libc::ENOKEY);
+        assert_eq!(service(ProviderError::Refused("no".into())), libc::ENOKEY);
+        assert_eq!(service(ProviderError::Gone("deleted".into())), libc::EKEYREVOKED);
+        assert_eq!(service(ProviderError::WrongKey("other".into())), libc::EKEYREJECTED);
+        assert_eq!(service(ProviderError::Altered("tag".into())), libc::EBADMSG);
     }
 
     #[test]
@@ -282,6 +329,6 @@ mod tests {
         );
         let words = FsError::from(BucketError::from(KeyError::Disabled("k1".into()))).words();
         assert_eq!(words, "KMS.DisabledException: key \"k1\" is disabled");
-        assert!(FsError::CustomerKey.words().starts_with("NotImplemented: "));
+        assert!(FsError::BadCustomerKey { bytes: 31 }.words().starts_with("InvalidArgument: "));
     }
 }

@@ -13,6 +13,10 @@ use super::FsError;
 #[derive(Debug)]
 pub struct OpenFile {
     pub ino: u64,
+    /// Whose keys opened it.
+    pub uid: u32,
+    /// The bucket's access generation for which they were found to do so.
+    pub access: AtomicU64,
     /// The kernel keeps no pages for this handle, and leaves O_SYNC to us.
     pub direct: bool,
     pub since: Since,

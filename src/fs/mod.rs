@@ -17,10 +17,11 @@ use parking_lot::Mutex;
 pub use dirs::OpenDir;
 pub use errno::{FsError, errno};
 pub use handles::{Failures, OpenFile, Since, Table};
-pub use xattr::is_slow;
+pub use xattr::{is_lock, is_slow};
 
 use crate::bucket::{Attr, Bucket, BucketError, Dirent, NewInode, SetAttr};
 use crate::catalog::FLAG_XATTR;
+use crate::keys::KeyError;
 
 /// Who calls.
 #[derive(Debug, Clone, Copy)]
@@ -53,6 +54,8 @@ pub struct Change {
     pub size: Option<u64>,
     pub atime: Option<i64>,
     pub mtime: Option<i64>,
+    /// The open file through which the size is changed, if it is.
+    pub handle: Option<u64>,
 }
 
 /// Where a write goes.
@@ -62,6 +65,8 @@ pub struct WriteAs {
     pub append: bool,
     /// The writer may not keep set-id bits.
     pub kill_set_id: bool,
+    /// Pages of a mapping, which the kernel writes back on its own.
+    pub paged: bool,
 }
 
 /// Whose fsync it is.
@@ -137,7 +142,8 @@ impl Fs {
             }
             FsError::Bucket(
                 BucketError::Io { .. } | BucketError::Log(_) | BucketError::Catalog(_) | BucketError::Crypto(_),
-            ) => log::warn!("{e}"),
+            )
+            | FsError::Bucket(BucketError::Key(KeyError::Service { .. })) => log::warn!("{e}"),
             _ => {}
         }
         e.errno()
@@ -175,6 +181,10 @@ impl Fs {
     pub fn set_attr(&self, caller: Caller, ino: u64, c: &Change) -> Result<Attr, FsError> {
         let mut a = self.bucket.attr(ino)?;
         if let Some(size) = c.size {
+            match c.handle.map(|h| self.files.get(h)) {
+                Some(Ok(f)) => self.may_use(&f)?,
+                _ => drop(self.bucket.access(caller.uid, ino)?),
+            }
             a = self.bucket.truncate(ino, size)?;
             self.drop_capability(&a)?;
             if caller.uid != 0 && self.drop_set_id(&a)? {
@@ -264,7 +274,9 @@ impl Fs {
     /// # Errors
     /// Those of the bucket; nothing is open then.
     pub fn open(&self, caller: Caller, ino: u64, flags: i32, direct: bool) -> Result<(u64, bool), FsError> {
+        self.bucket.before_open(ino, flags & libc::O_ACCMODE != libc::O_RDONLY)?;
         self.bucket.opened(ino)?;
+        let access = self.bucket.access(caller.uid, ino).inspect_err(|_| self.bucket.closed(ino))?;
         let mut killed = false;
         if flags & libc::O_TRUNC != 0 {
             let emptied = self.bucket.truncate(ino, 0).map_err(FsError::from).and_then(|a| {
@@ -273,7 +285,14 @@ impl Fs {
             });
             killed = emptied.inspect_err(|_| self.bucket.closed(ino))?;
         }
-        let file = OpenFile { ino, direct, since: self.failures.now(), caps_cleared: AtomicU64::new(0) };
+        let file = OpenFile {
+            ino,
+            uid: caller.uid,
+            access: AtomicU64::new(access),
+            direct,
+            since: self.failures.now(),
+            caps_cleared: AtomicU64::new(0),
+        };
         Ok((self.files.insert(file), killed))
     }
 
@@ -283,11 +302,64 @@ impl Fs {
         }
     }
 
+    /// Whether an open file may still be used: its key may have been locked or disabled since (row 30).
+    fn may_use(&self, file: &OpenFile) -> Result<(), FsError> {
+        if file.access.load(Ordering::Acquire) != self.bucket.access_generation() {
+            file.access.store(self.bucket.access(file.uid, file.ino)?, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    /// The same by its handle.
+    ///
+    /// # Errors
+    /// Those of keys, EBADF.
+    pub fn usable(&self, handle: u64) -> Result<(), FsError> {
+        if self.bucket.is_guarded() { self.may_use(&*self.files.get(handle)?) } else { Ok(()) }
+    }
+
+    /// Read from an open file.
+    ///
+    /// # Errors
+    /// Those of the bucket.
+    pub fn read(&self, handle: u64, ino: u64, offset: u64, len: usize) -> Result<Vec<u8>, FsError> {
+        self.usable(handle)?;
+        Ok(self.bucket.read(ino, offset, len)?)
+    }
+
+    /// Unlock a file, or all below a directory, for the caller; an empty name means `parent` itself.
+    ///
+    /// # Errors
+    /// A key of another length or not the object's, an object without one.
+    pub fn unlock(&self, caller: Caller, parent: u64, name: &[u8], key: &[u8]) -> Result<(), FsError> {
+        let a = self.named(parent, name)?;
+        self.sse_set(caller, &a, sse::Name::Unlock.text().as_bytes(), key, 0)
+    }
+
+    /// Lock again, and call `done` when nothing is left of what was unlocked; see [`Bucket::lock_object`].
+    pub fn lock(&self, caller: Caller, parent: u64, name: &[u8], done: Box<dyn FnOnce(Result<(), FsError>) + Send>) {
+        let what = self.named(parent, name).and_then(|a| {
+            self.sse_name(&a, sse::Name::Unlock.text().as_bytes())?;
+            Ok(a.ino)
+        });
+        match what {
+            Ok(ino) => self.bucket.lock_object(caller.uid, ino, Box::new(|r| done(r.map_err(FsError::from)))),
+            Err(e) => done(Err(e)),
+        }
+    }
+
+    fn named(&self, parent: u64, name: &[u8]) -> Result<Attr, FsError> {
+        Ok(if name.is_empty() { self.bucket.attr(parent)? } else { self.bucket.lookup(parent, name)? })
+    }
+
     /// Write; true when set-id bits were taken off.
     ///
     /// # Errors
     /// Those of the bucket.
     pub fn write(&self, file: &OpenFile, offset: u64, data: &[u8], w: WriteAs) -> Result<bool, FsError> {
+        if !w.paged {
+            self.may_use(file)?;
+        }
         self.bucket.write(file.ino, if w.append { None } else { Some(offset) }, data)?;
         let now = self.capabilities.load(Ordering::Acquire);
         let look = file.caps_cleared.load(Ordering::Acquire) != now;

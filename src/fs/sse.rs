@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::{Caller, Fs, FsError};
 use crate::bucket::{Attr, BucketError, ROOT};
-use crate::keys::KeyError;
+use crate::crypto::secret;
 use crate::rule::{self, Cipher, Method, Place, Request, Rule, RuleError};
 
 /// What all of them begin with.
@@ -117,19 +117,9 @@ fn text(value: &[u8]) -> std::borrow::Cow<'_, str> {
     String::from_utf8_lossy(value)
 }
 
-/// A key that cannot be named in a rule or a request is an error of what was asked (row 59), not of a key that data needs.
-fn asked(e: BucketError) -> FsError {
-    FsError::Bucket(match e {
-        BucketError::Key(KeyError::NotFound(key)) => BucketError::Rule(RuleError::KeyNotFound { key }),
-        BucketError::Key(KeyError::Disabled(key)) => BucketError::Rule(RuleError::KeyDisabled { key }),
-        BucketError::Key(KeyError::PendingDeletion(key)) => BucketError::Rule(RuleError::KeyPendingDeletion { key }),
-        e => e,
-    })
-}
-
 impl Fs {
     /// The attribute of this name if it belongs to ssefs, as far as the inode can have it.
-    fn sse_name(&self, a: &Attr, name: &[u8]) -> Result<Name, FsError> {
+    pub(super) fn sse_name(&self, a: &Attr, name: &[u8]) -> Result<Name, FsError> {
         let unknown = |place| {
             let shown: String = text(name).chars().take(80).flat_map(char::escape_default).collect();
             Err(FsError::UnknownAttribute { name: shown, place })
@@ -166,8 +156,8 @@ impl Fs {
             DefaultXml => rule::print_xml(&some(self.sse_rule(a))?, self.bucket.dialect())?,
             Algorithm | KmsKeyId | DataEncryption | KeyVersion | CustomerAlgorithm => some(self.object(a, n)?)?,
             CustomerKey | Unlock => return none(),
-            Effective => self.bucket.effective(a.ino)?.to_string(),
-            State => self.state(a)?,
+            Effective => self.bucket.effective(caller.uid, a.ino)?.to_string(),
+            State => self.state(caller, a)?,
             LastError => some(self.last_errors.get(caller.uid))?,
         };
         Ok(value.into_bytes())
@@ -191,7 +181,10 @@ impl Fs {
                 _ => None,
             });
         }
-        let Some(rule) = self.bucket.request(a.ino)?.map(|r| r.as_rule()) else { return Ok(None) };
+        let Some(request) = self.bucket.request(a.ino)? else { return Ok(None) };
+        let Some(rule) = request.as_rule() else {
+            return Ok((n == CustomerAlgorithm).then(|| "AES256".to_owned()));
+        };
         Ok(match n {
             Algorithm => rule.algorithm().map(str::to_owned),
             KmsKeyId => match self.bucket.rule_key_id(&rule)? {
@@ -203,7 +196,7 @@ impl Fs {
         })
     }
 
-    fn state(&self, a: &Attr) -> Result<String, FsError> {
+    fn state(&self, caller: Caller, a: &Attr) -> Result<String, FsError> {
         let content = if Kind::of(a) == Kind::File { self.bucket.object_state(a.ino)? } else { None };
         let line = match &content {
             Some(o) => StateLine {
@@ -215,11 +208,14 @@ impl Fs {
             },
             // Nothing is sealed yet: what a PUT would get.
             None => {
-                let e = self.bucket.effective(a.ino)?;
+                let e = self.bucket.effective(caller.uid, a.ino)?;
                 StateLine {
-                    method: e.rule.method().as_str(),
-                    cipher: e.rule.cipher().as_str(),
-                    key: self.bucket.rule_key_id(&e.rule)?.or_else(|| e.rule.key().map(str::to_owned)),
+                    method: e.asked.method().as_str(),
+                    cipher: e.asked.cipher().as_str(),
+                    key: match e.asked.rule() {
+                        Some(rule) => self.bucket.rule_key_id(rule)?.or_else(|| rule.key().map(str::to_owned)),
+                        None => None,
+                    },
                     key_version: None,
                     origin: e.origin.to_string(),
                 }
@@ -244,7 +240,6 @@ impl Fs {
         let n = self.sse_name(a, name)?;
         match n {
             State => return Ok(()),
-            CustomerKey | Unlock => return Err(FsError::CustomerKey),
             KeyVersion | CustomerAlgorithm | Effective | LastError => return Err(FsError::ReadOnlyAttribute(n.text())),
             _ => {}
         }
@@ -264,6 +259,15 @@ impl Fs {
             }
         }
         let dialect = self.bucket.dialect();
+        if matches!(n, CustomerKey | Unlock) {
+            // Refused in any case where it would have no effect, so that nobody believes in it (row 38).
+            dialect.check_customer()?;
+            let key = secret::CustomerKey::parse(value).map_err(|_| FsError::BadCustomerKey { bytes: value.len() })?;
+            return Ok(match n {
+                Unlock => self.bucket.unlock(caller.uid, a.ino, key)?,
+                _ => self.bucket.set_customer_key(caller.uid, a.ino, key)?,
+            });
+        }
         if n.of_rules() {
             let place = if a.ino == ROOT { Place::Bucket } else { Place::Directory };
             let now = self.sse_rule(a);
@@ -292,7 +296,7 @@ impl Fs {
             KmsKeyId => rule::request_with_kms_key(now, Some(&text(value)))?,
             _ => rule::request_with_data_encryption(now, Some(&text(value)))?,
         };
-        self.set_request(a, Some(request))
+        self.set_request(caller, a, Some(request))
     }
 
     /// Remove one.
@@ -304,7 +308,16 @@ impl Fs {
         let _one = n.of_rules().then(|| self.rule_edits.lock());
         match n {
             State => Ok(()),
-            CustomerKey | Unlock => none(),
+            CustomerKey if Kind::of(a) != Kind::File => Ok(self.bucket.end_dir_request(caller.uid, a.ino)?),
+            CustomerKey => match self.bucket.request(a.ino)? {
+                Some(Request::SseC(_)) => self.set_request(caller, a, None),
+                _ => none(),
+            },
+            Unlock => {
+                let (tx, rx) = std::sync::mpsc::channel();
+                self.lock(caller, a.ino, b"", Box::new(move |r| drop(tx.send(r))));
+                rx.recv().unwrap_or_else(|_| Err(BucketError::Failed("the bucket is closing".into()).into()))
+            }
             KeyVersion | CustomerAlgorithm | Effective | LastError => Err(FsError::ReadOnlyAttribute(n.text())),
             Default | DefaultAlgorithm | DefaultXml => self.set_rule(caller, a, None),
             DefaultKmsKeyId | DefaultDataEncryption => {
@@ -319,12 +332,12 @@ impl Fs {
                 self.set_rule(caller, a, Some(rule))
             }
             Algorithm => {
-                some(self.bucket.request(a.ino)?)?;
-                self.set_request(a, None)
+                some(self.bucket.request(a.ino)?.and_then(|r| r.as_rule()))?;
+                self.set_request(caller, a, None)
             }
             KmsKeyId | DataEncryption => {
                 let now = some(self.bucket.request(a.ino)?)?;
-                let rule = now.as_rule();
+                let rule = some(now.as_rule())?;
                 let request = if n == KmsKeyId {
                     some(rule.key())?;
                     rule::request_with_kms_key(Some(now), None)?
@@ -332,7 +345,7 @@ impl Fs {
                     some(rule.data_encryption())?;
                     rule::request_with_data_encryption(Some(now), None)?
                 };
-                self.set_request(a, Some(request))
+                self.set_request(caller, a, Some(request))
             }
         }
     }
@@ -343,15 +356,19 @@ impl Fs {
         } else {
             self.bucket.set_dir_rule(caller.uid, a.ino, rule)
         };
-        set.map_err(asked)
+        Ok(set?)
     }
 
-    /// The kernel has let pass only who may write the file.
-    fn set_request(&self, a: &Attr, request: Option<Request>) -> Result<(), FsError> {
+    /// The kernel has let pass only who may write the file; whether the caller has its key is for us to say.
+    fn set_request(&self, caller: Caller, a: &Attr, request: Option<Request>) -> Result<(), FsError> {
         if let Some(r) = &request {
             self.bucket.dialect().check_request(r)?;
+            if let Some(rule) = r.as_rule() {
+                self.bucket.may_name_key(caller.uid, &rule)?;
+            }
         }
-        self.bucket.set_request(a.ino, request).map_err(asked)
+        self.bucket.access(caller.uid, a.ino)?;
+        Ok(self.bucket.set_request(a.ino, request)?)
     }
 
     /// Those that have a value here, for the mount option `list_sse`.
@@ -375,13 +392,5 @@ mod tests {
         for bad in ["user.sse.", "user.sse.defaults", "user.sse.default.", "user.sse.Default", "user.sse"] {
             assert_eq!(Name::parse(bad.as_bytes()), None);
         }
-    }
-
-    #[test]
-    fn r59_a_key_that_cannot_be_named_is_an_error_of_the_rule() {
-        let e = asked(BucketError::Key(KeyError::NotFound("k9".into())));
-        assert_eq!(e.errno(), libc::EINVAL);
-        assert!(e.words().starts_with("KMS.NotFoundException: the key k9 does not exist"));
-        assert!(e.needs_words());
     }
 }

@@ -1,7 +1,7 @@
 //! Extended attributes: those of ssefs go to `sse`, all others are the user's own, byte for byte.
 
 use super::acl;
-use super::sse::PREFIX;
+use super::sse::{Name, PREFIX};
 use super::{Caller, Fs, FsError};
 use crate::bucket::BucketError;
 
@@ -15,6 +15,11 @@ const LIST_BYTES_MAX: usize = (64 << 10) - 1024;
 /// Whether a setxattr or removexattr of this name may wait for a commit or convert content: not for an event thread.
 pub fn is_slow(name: &[u8]) -> bool {
     name.starts_with(PREFIX)
+}
+
+/// Whether removing this attribute locks a file or directory, which is answered when it is done.
+pub fn is_lock(name: &[u8]) -> bool {
+    Name::parse(name) == Some(Name::Unlock)
 }
 
 /// Attributes outside the namespaces that a local disk keeps are refused, as it does.

@@ -12,7 +12,7 @@ use std::process::Command;
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 
-use fuser::{Config, MountOption, Session, SessionACL};
+use fuser::{Config, INodeNo, MountOption, Session, SessionACL};
 use parking_lot::Mutex;
 
 use super::mount_table::{MountEntry, mount_at};
@@ -89,6 +89,7 @@ pub fn mount(bucket: Arc<Bucket>, mountpoint: &Path, o: &MountOptions) -> io::Re
     config.clone_fd = true;
 
     let notifier = Arc::new(OnceLock::new());
+    let cut_off = Arc::clone(&bucket);
     let adapter = Adapter {
         fs: Arc::new(Fs::new(bucket, o.list_sse)),
         notifier: Arc::clone(&notifier),
@@ -103,6 +104,14 @@ pub fn mount(bucket: Arc<Bucket>, mountpoint: &Path, o: &MountOptions) -> io::Re
         None => Session::new(adapter, &unmounter.mountpoint, &config)?,
     };
     let _ = notifier.set(session.notifier());
+    // Called by the bucket's own thread, with no lock held: the kernel may wait for us to write pages back.
+    let pages = session.notifier();
+    cut_off.on_cut_off(move |ino| {
+        if let Err(e) = pages.inval_inode(INodeNo(ino), 0, 0) {
+            log::debug!("inode {ino}: the kernel did not forget its pages: {e}");
+        }
+    });
+    drop(cut_off);
     let after = unmounter.clone();
     let session = std::thread::Builder::new().name("ssefs-session".into()).spawn(move || {
         let ended = session.run();

@@ -2,12 +2,14 @@
 //! while a master key is disabled. A name that is known stays with its bucket until that is forgotten.
 
 use super::KeyError;
-use super::keyring::{Keyring, now};
+use super::dependants::put_dependant;
+use super::keyring::Keyring;
+use super::masters;
 use super::masters::KeyKind;
-use super::rows::{BUCKET, MASTER, VERSION};
+use super::rows::{BUCKET, DEPENDANT, MASTER, VERSION};
 use crate::crypto::secret::BucketKey;
 use crate::crypto::wrap::{self, BucketCtx};
-use crate::types::{BucketId, BucketName, StoreId};
+use crate::types::{BucketId, BucketName, KeyId, StoreId};
 use rusqlite::types::Value;
 
 /// A bucket the keyring knows.
@@ -20,16 +22,18 @@ pub struct BucketInfo {
 }
 
 impl Keyring {
-    /// Keeps the key of a new bucket.
+    /// Keeps the key of a new bucket, and with it that the bucket hangs on the customer master key its rule names.
     ///
     /// # Errors
-    /// `BucketKnown` when the store has had a bucket of this name that was not forgotten, or the id is in use.
+    /// `BucketKnown` when the store has had a bucket of this name that was not forgotten, or the id is in use; those of a
+    /// master key that cannot be used.
     pub fn register_bucket(
         &self,
         store: &StoreId,
         name: &BucketName,
         id: &BucketId,
         key: &BucketKey,
+        rule_key: Option<&KeyId>,
     ) -> Result<(), KeyError> {
         let ctx = BucketCtx { bucket: *id, store: *store, name: name.as_str() };
         self.change(|c| {
@@ -41,6 +45,10 @@ impl Keyring {
             if c.snapshot.buckets.iter().any(taken) {
                 return Err(KeyError::BucketKnown(name.to_string()));
             }
+            if let Some(key) = rule_key {
+                masters::usable(c.snapshot, key)?;
+                put_dependant(c, id, key, self.now())?;
+            }
             c.put(
                 &BUCKET,
                 &[
@@ -48,7 +56,7 @@ impl Keyring {
                     Value::Blob(store.0.to_vec()),
                     Value::Text(name.to_string()),
                     Value::Blob(wrapped),
-                    Value::Integer(now()),
+                    Value::Integer(self.now()),
                     Value::Null,
                     Value::Null,
                 ],
@@ -76,7 +84,9 @@ impl Keyring {
             if !c.snapshot.buckets.iter().any(|b| b.id == *id) {
                 return Err(KeyError::BucketUnknown(id.to_string()));
             }
+            c.wipes.set(true);
             c.delete(&BUCKET, "id", Value::Blob(id.0.to_vec()))?;
+            c.delete(&DEPENDANT, "bucket_id", Value::Blob(id.0.to_vec()))?;
             let managed = |k: &&super::rows::MasterRow| k.kind == KeyKind::Managed && k.bucket.as_ref() == Some(id);
             for key in c.snapshot.masters.values().filter(managed) {
                 c.delete(&VERSION, "key_id", Value::Text(key.id.0.clone()))?;

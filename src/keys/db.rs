@@ -78,25 +78,6 @@ pub fn data_version(db: &Connection, path: &Path) -> Result<i64, KeyError> {
     db.pragma_query_value(None, "data_version", |r| r.get(0)).map_err(KeyError::sql(path))
 }
 
-/// From here on a transaction's rollback journal, which holds what its pages held before, stays until `wipe_journal`.
-pub fn keep_journal(db: &Connection, path: &Path) -> Result<(), KeyError> {
-    db.pragma_update_and_check(None, "journal_mode", "PERSIST", |_| Ok(())).map_err(KeyError::sql(path))
-}
-
-/// Overwrites the journal with zeroes and removes it. Wrapped keys of before are then found nowhere in the file system.
-pub fn wipe_journal(db: &Connection, path: &Path) -> Result<(), KeyError> {
-    let sql = |e| KeyError::sql(path)(e);
-    let mut journal = path.as_os_str().to_owned();
-    journal.push("-journal");
-    // With this lock nobody begins a journal, and none is hot: its owner has committed.
-    db.execute_batch("BEGIN IMMEDIATE").map_err(sql)?;
-    let wiped = super::files::wipe(Path::new(&journal)).map_err(KeyError::io(path));
-    db.execute_batch("COMMIT").map_err(sql)?;
-    wiped?;
-    // Leaving the mode removes the file.
-    db.pragma_update_and_check(None, "journal_mode", "DELETE", |_| Ok(())).map_err(sql)
-}
-
 /// `named` is what messages call the file.
 fn connect(path: &Path, named: &Path) -> Result<Connection, KeyError> {
     let sql = |e| KeyError::sql(named)(e);

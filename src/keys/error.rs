@@ -1,5 +1,6 @@
 //! What the keys layer can refuse or fail with. Messages name the file or the key and the next step, never a secret.
 
+use super::provider::ProviderError;
 use crate::crypto::CryptoError;
 use crate::types::StoreId;
 use std::io;
@@ -78,6 +79,10 @@ pub enum KeyError {
         "the keyring {path} was altered: rows were removed, or older ones put back. Put the keyring back from your backup"
     )]
     RowsAltered { path: PathBuf },
+    #[error(
+        "the keyring {path} has gone back from generation {seen} to {found}: put the newer one back, or unmount, if the older one is to count"
+    )]
+    KeyringOlder { path: PathBuf, found: u64, seen: u64 },
     #[error("the keyring {0} is in use by another process for longer than 10 s: try again")]
     KeyringBusy(PathBuf),
     #[error("no space left for the keyring {0}")]
@@ -94,6 +99,34 @@ pub enum KeyError {
     Disabled(String),
     #[error("KMS.KMSInvalidStateException: key {0:?} is pending deletion")]
     PendingDeletion(String),
+    #[error(
+        "KMS.KMSInvalidStateException: key {0:?} is pending import: its material was deleted, import it again with: ssefs key import"
+    )]
+    PendingImport(String),
+    #[error("KMS.NotFoundException: key {key:?} was destroyed {}", crate::types::utc(*when))]
+    Destroyed { key: String, when: i64 },
+    #[error(
+        "AccessDenied: user {uid} may not use the key {key}; root or the keyring's owner can allow it: ssefs key grant {key} {uid}"
+    )]
+    Denied { uid: u32, key: String },
+    #[error("key {key:?} is in use: {buckets} bucket{} on it", if *buckets == 1 { " hangs" } else { "s hang" })]
+    InUse { key: String, buckets: usize },
+    #[error("key {key:?}: {why}")]
+    NotNow { key: String, why: &'static str },
+    #[error("a key waits 7 to 30 days for its deletion, not {0}")]
+    WaitDays(u32),
+    #[error("a key rotates by itself after 1 to 36500 days, or with 0 never")]
+    RotateDays,
+    #[error("a description has at most 8192 bytes and no NUL")]
+    BadDescription,
+    #[error("{from} is no key material: {why}")]
+    Material { from: PathBuf, why: String },
+    #[error("{path} cannot be used as the recovery file of a key: {why}")]
+    Recovery { path: PathBuf, why: &'static str },
+    #[error("key {0:?} is in the keyring: a recovery file brings back only what is gone")]
+    KeyThere(String),
+    #[error("{0} is there already: it is not overwritten")]
+    FileExists(PathBuf),
     #[error("key {key:?} belongs to the key service {provider:?}, which this ssefs does not know")]
     UnknownProvider { key: String, provider: String },
     #[error("key {0:?} is managed for a bucket: only customer master keys can be changed by hand")]
@@ -102,6 +135,12 @@ pub enum KeyError {
     AliasTaken(String),
     #[error("alias {0:?} is not allowed: use 1 to 255 of A-Z a-z 0-9 / . _ - and begin with neither mk- nor ssefs/")]
     BadAlias(String),
+    /// An external key service did not do it.
+    #[error("{}: key {key} at {service}: {source}", source.code())]
+    Service { key: String, service: String, source: ProviderError },
+    /// A key service that was named in a way that does not do; nothing was kept.
+    #[error("{0}")]
+    BadProvider(ProviderError),
     #[error("{what}: {source}")]
     Unwrap { what: String, source: CryptoError },
 
@@ -135,9 +174,13 @@ impl KeyError {
     /// The key services' error code, where they have one for this.
     pub fn code(&self) -> Option<&'static str> {
         match self {
-            KeyError::NotFound(_) | KeyError::NoVersion { .. } => Some("KMS.NotFoundException"),
+            KeyError::NotFound(_) | KeyError::NoVersion { .. } | KeyError::Destroyed { .. } => {
+                Some("KMS.NotFoundException")
+            }
             KeyError::Disabled(_) => Some("KMS.DisabledException"),
-            KeyError::PendingDeletion(_) => Some("KMS.KMSInvalidStateException"),
+            KeyError::PendingDeletion(_) | KeyError::PendingImport(_) => Some("KMS.KMSInvalidStateException"),
+            KeyError::Service { source, .. } => Some(source.code()),
+            KeyError::Denied { .. } => Some("AccessDenied"),
             _ => None,
         }
     }

@@ -4,17 +4,22 @@
 
 use super::KeyError;
 use super::db;
+use super::external::Externals;
 use super::files::make_private_dir;
 use super::rewrap::rewrap_row;
 use super::root::{self, RootSource, root_id_text};
 use super::rows::{Rows, Snapshot, TABLES, Table};
 use crate::crypto::secret::{MacKey, MasterKey, RootKey};
 use crate::crypto::{derive, wrap};
-use crate::types::{KeyId, to_hex};
+use crate::types::{KeyId, from_hex, to_hex};
 use parking_lot::{Mutex, RwLock};
 use rusqlite::types::Value;
 use rusqlite::{Connection, TransactionBehavior};
+use std::cell::Cell;
 use std::collections::HashMap;
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -27,6 +32,20 @@ pub struct Created {
     pub keyring: bool,
 }
 
+/// A moment, by clocks that can be wrong in different ways.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Moment {
+    /// Unix seconds: what people mean, and what can jump.
+    pub unix: i64,
+    /// Seconds since the machine was started, sleep included: cannot jump.
+    pub uptime: i64,
+    /// Which start that was.
+    pub boot: [u8; 16],
+}
+
+/// Tells the time. Tests put another in the system's place.
+pub type Clock = Box<dyn Fn() -> Moment + Send + Sync>;
+
 /// An open keyring with its root key. May be shared by threads.
 pub struct Keyring {
     path: PathBuf,
@@ -34,8 +53,10 @@ pub struct Keyring {
     held: RwLock<Arc<Held>>,
     /// The root key that another process is about to change to, if it said so.
     next: Mutex<Option<RootKey>>,
+    clock: Clock,
     inner: Mutex<Inner>,
     pub(super) calls: AtomicU64,
+    pub(super) externals: Externals,
 }
 
 /// The root key and what is derived from it.
@@ -58,6 +79,8 @@ impl Held {
 /// What the mutex guards.
 pub(super) struct Inner {
     db: Connection,
+    /// Device and inode of the open file: another may be put into its place.
+    file: (u64, u64),
     data_version: i64,
     pub snapshot: Snapshot,
     /// Master key versions unwrapped since the keyring last changed.
@@ -73,6 +96,12 @@ pub(super) struct Change<'a> {
     rows: Rows<'a>,
     /// As of the transaction's begin.
     pub snapshot: &'a Snapshot,
+    /// The keyring's clock afterwards; never behind what it was, unless somebody says so.
+    pub clock: Cell<i64>,
+    /// Only the clock changes, which is nothing to watch for.
+    pub quiet: Cell<bool>,
+    /// Keys go for good: nothing of them may stay in what SQLite keeps beside the file for going back.
+    pub wipes: Cell<bool>,
 }
 
 impl Change<'_> {
@@ -85,6 +114,12 @@ impl Change<'_> {
     pub fn delete(&self, table: &Table, column: &str, value: Value) -> Result<(), KeyError> {
         let sql = format!("DELETE FROM {} WHERE {column} = ?", table.name);
         self.db.execute(&sql, [value]).map(drop).map_err(KeyError::sql(self.rows.path))
+    }
+
+    /// Deletes the row of `table` whose primary key is these two.
+    pub fn delete_both(&self, table: &Table, (a, b): (Value, Value)) -> Result<(), KeyError> {
+        let sql = format!("DELETE FROM {} WHERE {}=? AND {}=?", table.name, table.columns[0], table.columns[1]);
+        self.db.execute(&sql, [a, b]).map(drop).map_err(KeyError::sql(self.rows.path))
     }
 }
 
@@ -138,22 +173,30 @@ impl Keyring {
             let rows = Rows { key: &tag_key, path: &path };
             fill(&|table, values| rows.put(db, table, values))?;
             let mut filled = rows.load(db)?;
-            rows.put_meta(db, &derive::root_id(root), generation, &mut filled)
+            rows.put_meta(db, &derive::root_id(root), (generation, system_clock().unix), &mut filled)
         })
     }
 
-    /// Opens the keyring of `config_dir` with the root key from `source`, and verifies all of it.
+    /// Opens the keyring of `config_dir`, verifies all of it, and destroys the keys whose waiting period is over.
     pub fn open(config_dir: &Path, source: RootSource) -> Result<Keyring, KeyError> {
-        let path = keyring_path(config_dir);
-        let needed = to_hex(&Rows::root_id(&db::open(&path)?, &path)?);
-        Keyring::open_with(config_dir, source.load(Some(&needed))?, &source.name())
+        Keyring::open_with_clock(config_dir, source, Box::new(system_clock))
     }
 
-    /// Opens the keyring of `config_dir` with this root key, and verifies all of it. `from` is what messages call the
-    /// place of the key.
-    pub fn open_with(config_dir: &Path, root: RootKey, from: &str) -> Result<Keyring, KeyError> {
+    /// The same by another clock.
+    pub fn open_with_clock(config_dir: &Path, source: RootSource, clock: Clock) -> Result<Keyring, KeyError> {
         let path = keyring_path(config_dir);
-        let db = db::open(&path)?;
+        let needed = to_hex(&Rows::root_id(&db::open(&path)?, &path)?);
+        Keyring::opened(config_dir, source.load(Some(&needed))?, &source.name(), clock)
+    }
+
+    /// Opens the keyring of `config_dir` with this root key. `from` is what messages call the place of the key.
+    pub fn open_with(config_dir: &Path, root: RootKey, from: &str) -> Result<Keyring, KeyError> {
+        Keyring::opened(config_dir, root, from, Box::new(system_clock))
+    }
+
+    fn opened(config_dir: &Path, root: RootKey, from: &str, clock: Clock) -> Result<Keyring, KeyError> {
+        let path = keyring_path(config_dir);
+        let (db, file) = open_db(&path)?;
         let needed = Rows::root_id(&db, &path)?;
         let held = Held::new(root);
         if held.id != needed {
@@ -161,10 +204,15 @@ impl Keyring {
             return Err(KeyError::RootWrong { path: from.into(), found, needed, keyring: path });
         }
         root::finish(config_dir, &needed);
-        let inner = Inner { db, data_version: -1, snapshot: Snapshot::default(), unwrapped: HashMap::new() };
+        let inner = Inner { db, file, data_version: -1, snapshot: Snapshot::default(), unwrapped: HashMap::new() };
         let (held, next) = (RwLock::new(Arc::new(held)), Mutex::new(None));
-        let keyring = Keyring { path, held, next, inner: Mutex::new(inner), calls: AtomicU64::new(0) };
+        let (calls, externals) = (AtomicU64::new(0), Externals::default());
+        let keyring = Keyring { path, held, next, clock, inner: Mutex::new(inner), calls, externals };
         keyring.generation()?;
+        // A keyring that cannot be written to still opens what it can.
+        if let Err(e) = keyring.upkeep(false) {
+            log::warn!("the keyring could not be looked over for keys to be destroyed: {e}");
+        }
         Ok(keyring)
     }
 
@@ -217,13 +265,34 @@ impl Keyring {
         held.is_needed(&tx, &self.path)?;
         let mut before = rows.load(&tx)?;
         rows.verify_meta(&tx, &mut before)?;
-        let out = f(&Change { db: &tx, rows: held.rows(&self.path), snapshot: &before })?;
+        not_gone_back(snapshot, &before, &self.path)?;
+        let (clock, quiet) = (Cell::new(before.clock.max(self.now())), Cell::new(false));
+        let change =
+            Change { db: &tx, rows: held.rows(&self.path), snapshot: &before, clock, quiet, wipes: Cell::new(false) };
+        let out = f(&change)?;
+        let (clock, quiet, wipes) = (change.clock.get(), change.quiet.get(), change.wipes.get());
         let mut after = rows.load(&tx)?;
-        rows.put_meta(&tx, &held.id, before.generation + 1, &mut after)?;
+        rows.put_meta(&tx, &held.id, (before.generation + u64::from(!quiet), clock), &mut after)?;
+        let journal = wipes.then(|| open_journal(&self.path)).flatten();
         tx.commit().map_err(sql)?;
+        if let Some(journal) = journal {
+            // It has no name any more, and held the pages as they were, wrapped keys and all.
+            if let Err(e) = overwrite(&journal) {
+                log::warn!("{}: the journal's blocks could not be overwritten: {e}", self.path.display());
+            }
+        }
         *snapshot = after;
         unwrapped.clear();
         Ok(out)
+    }
+
+    /// Now, in Unix seconds, as the clock has it.
+    pub(super) fn now(&self) -> i64 {
+        self.moment().unix
+    }
+
+    pub(super) fn moment(&self) -> Moment {
+        (self.clock)()
     }
 
     /// Wraps every key under `new` and tags every row with it, in one transaction. `before_commit` may still end it.
@@ -237,12 +306,12 @@ impl Keyring {
         let (held, new) = (self.held(), Held::new(new));
         let Inner { db, snapshot, unwrapped, .. } = &mut *guard;
         let sql = |e| KeyError::sql(&self.path)(e);
-        db::keep_journal(db, &self.path)?;
         let tx = db.transaction_with_behavior(TransactionBehavior::Immediate).map_err(sql)?;
         held.is_needed(&tx, &self.path)?;
         let (old_rows, new_rows) = (held.rows(&self.path), new.rows(&self.path));
         let mut before = old_rows.load(&tx)?;
         old_rows.verify_meta(&tx, &mut before)?;
+        not_gone_back(snapshot, &before, &self.path)?;
         for table in TABLES {
             for mut row in old_rows.all(&tx, table, &mut Vec::new())? {
                 rewrap_row(table, &mut row, &held.root, &new.root)?;
@@ -250,7 +319,8 @@ impl Keyring {
             }
         }
         let mut after = new_rows.load(&tx)?;
-        new_rows.put_meta(&tx, &new.id, before.generation + 1, &mut after)?;
+        let clock = before.clock.max(self.now());
+        new_rows.put_meta(&tx, &new.id, (before.generation + 1, clock), &mut after)?;
         // Nothing is committed that the new key does not open.
         for table in TABLES {
             for mut row in new_rows.all(&tx, table, &mut Vec::new())? {
@@ -258,12 +328,13 @@ impl Keyring {
             }
         }
         before_commit()?;
+        let journal = open_journal(&self.path);
         tx.commit().map_err(sql)?;
         *snapshot = after;
         unwrapped.clear();
         *self.held.write() = Arc::new(new);
-        if let Err(e) = db::wipe_journal(db, &self.path) {
-            log::warn!("the root key is changed, but what the keyring's journal held could not be wiped: {e}");
+        if let Some(Err(e)) = journal.map(|journal| overwrite(&journal)) {
+            log::warn!("the root key is changed, but what the keyring's journal held could not be overwritten: {e}");
         }
         Ok(())
     }
@@ -298,6 +369,7 @@ impl Keyring {
     }
 
     fn refresh(&self, inner: &mut Inner) -> Result<(), KeyError> {
+        inner.reopen(&self.path)?;
         if db::data_version(&inner.db, &self.path)? == inner.data_version {
             return Ok(());
         }
@@ -311,6 +383,7 @@ impl Keyring {
         let rows = held.rows(&self.path);
         let mut snapshot = rows.load(&tx)?;
         rows.verify_meta(&tx, &mut snapshot)?;
+        not_gone_back(&inner.snapshot, &snapshot, &self.path)?;
         let version = db::data_version(&tx, &self.path)?;
         tx.commit().map_err(KeyError::sql(&self.path))?;
         inner.unwrapped.clear();
@@ -354,7 +427,69 @@ impl Held {
     }
 }
 
-/// Now, in Unix seconds.
-pub(super) fn now() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs() as i64)
+impl Inner {
+    /// Follows the path to the file that lies there now; a connection stays with a file that was replaced.
+    fn reopen(&mut self, path: &Path) -> Result<(), KeyError> {
+        let there = file_id(path).map_err(|e| match e.kind() {
+            std::io::ErrorKind::NotFound => KeyError::KeyringMissing(path.to_owned()),
+            _ => KeyError::io(path)(e),
+        })?;
+        if there != self.file {
+            let (db, file) = open_db(path)?;
+            *self = Inner {
+                db,
+                file,
+                data_version: -1,
+                unwrapped: HashMap::new(),
+                snapshot: std::mem::take(&mut self.snapshot),
+            };
+        }
+        Ok(())
+    }
+}
+
+fn open_db(path: &Path) -> Result<(Connection, (u64, u64)), KeyError> {
+    // Before and not after: a file that is replaced meanwhile is met again at the next look.
+    let file = file_id(path).unwrap_or_default();
+    Ok((db::open(path)?, file))
+}
+
+fn file_id(path: &Path) -> std::io::Result<(u64, u64)> {
+    fs::metadata(path).map(|m| (m.dev(), m.ino()))
+}
+
+/// An older keyring put into the place of a newer one is never taken up by a process that has seen the newer.
+fn not_gone_back(seen: &Snapshot, now: &Snapshot, path: &Path) -> Result<(), KeyError> {
+    match now.generation < seen.generation {
+        true => Err(KeyError::KeyringOlder { path: path.to_owned(), found: now.generation, seen: seen.generation }),
+        false => Ok(()),
+    }
+}
+
+/// The rollback journal of the open transaction (sqlite.org/lockingv3.html); no lock hangs on its inode.
+fn open_journal(keyring: &Path) -> Option<fs::File> {
+    let mut name = keyring.as_os_str().to_owned();
+    name.push("-journal");
+    OpenOptions::new().write(true).open(name).ok()
+}
+
+fn overwrite(mut file: &fs::File) -> std::io::Result<()> {
+    let zeroes = [0u8; 4096];
+    let mut left = file.metadata()?.len();
+    while left > 0 {
+        let n = left.min(zeroes.len() as u64);
+        file.write_all(&zeroes[..n as usize])?;
+        left -= n;
+    }
+    file.sync_all()
+}
+
+fn system_clock() -> Moment {
+    let unix = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs() as i64);
+    let mut up = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: up is a writable timespec; where the clock is not known it stays 0.
+    unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut up) };
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let boot = from_hex(&boot.trim_ascii().replace('-', "")).unwrap_or_default();
+    Moment { unix, uptime: up.tv_sec, boot }
 }

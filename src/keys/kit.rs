@@ -6,9 +6,10 @@ mod text;
 
 use super::KeyError;
 use super::files::{create_if_absent, make_private_dir, open_regular, read_up_to, rename_over};
-use super::keyring::{Change, Keyring, needed_root, now};
+use super::keyring::{Change, Keyring, needed_root};
+use super::material::is_deleted;
 use super::root;
-use super::rows::{KIT, KIT_BUCKET, KIT_KEY, Snapshot, TABLES, VERSION};
+use super::rows::{KIT, KIT_BUCKET, KIT_KEY, Snapshot, TABLES, VERSION, VersionRow};
 use crate::crypto::gcm::{Aes256GcmBackend, Gcm, GcmBackend, TAG_BYTES};
 use crate::crypto::passphrase::{Kdf, Passphrase, SecretText};
 use crate::crypto::secret::{PassKey, RootKey, random_id};
@@ -99,7 +100,7 @@ impl Keyring {
                 (Some(code), passphrase)
             }
         };
-        let (kdf, id, created) = (Kdf::new(memory_kib)?, random_id()?, now());
+        let (kdf, id, created) = (Kdf::new(memory_kib)?, random_id()?, self.now());
         let pass_key = kdf.derive(passphrase.expose())?;
         let number = self.change(|c| record(c, &id, created))?;
         let made = self.dump().and_then(|(generation, root, tables)| {
@@ -185,9 +186,14 @@ fn record(c: &Change<'_>, id: &[u8; 16], created: i64) -> Result<u32, KeyError> 
 /// The master keys whose bytes the keyring has, each with its newest version; others are held by another service, or
 /// destroyed.
 fn keys_with_bytes(snapshot: &Snapshot) -> BTreeMap<KeyId, u32> {
-    let versions = snapshot.versions.iter().filter(|(_, wrapped)| !wrapped.is_empty());
+    let versions = snapshot.versions.iter().filter(|(_, row)| has_bytes(row));
     // By key and version: the newest is the last.
     versions.map(|((id, version), _)| (id.clone(), *version)).collect()
+}
+
+/// Whether the keyring has the bytes of a version: not of one that another service holds, nor of deleted material.
+fn has_bytes(row: &VersionRow) -> bool {
+    !row.wrapped.is_empty() && !is_deleted(&row.wrapped)
 }
 
 fn context(id: &[u8; 16], number: u32) -> Vec<u8> {

@@ -2,7 +2,7 @@
 //! it is small, and nothing is ever used from the file that did not come through here.
 
 use super::KeyError;
-use super::masters::{KeyKind, KeyState};
+use super::masters::{KeyKind, KeyOrigin, KeyState};
 use crate::crypto::mac::Mac;
 use crate::crypto::secret::MacKey;
 use crate::types::{BucketId, KeyId, StoreId, to_hex};
@@ -28,17 +28,37 @@ pub const BUCKET: Table = Table {
 };
 pub const MASTER: Table = Table {
     name: "master_key",
-    columns: &["id", "alias", "kind", "bucket_id", "description", "state", "created", "provider", "provider_ref"],
+    columns: &[
+        "id",
+        "alias",
+        "kind",
+        "bucket_id",
+        "description",
+        "state",
+        "created",
+        "provider",
+        "provider_ref",
+        "origin",
+        "rotate_days",
+        "delete_after",
+        "destroyed",
+        "due_seen",
+    ],
     key_columns: 1,
 };
-pub const VERSION: Table =
-    Table { name: "master_key_version", columns: &["key_id", "version", "wrapped", "created"], key_columns: 2 };
+pub const VERSION: Table = Table {
+    name: "master_key_version",
+    columns: &["key_id", "version", "wrapped", "created", "provider_ref"],
+    key_columns: 2,
+};
+pub const DEPENDANT: Table = Table { name: "dependant", columns: &["bucket_id", "key_id", "since"], key_columns: 2 };
+pub const GRANT: Table = Table { name: "key_grant", columns: &["key_id", "uid"], key_columns: 2 };
 pub const KIT: Table = Table { name: "kit", columns: &["number", "created", "id"], key_columns: 1 };
 pub const KIT_KEY: Table = Table { name: "kit_key", columns: &["number", "key_id", "version"], key_columns: 2 };
 pub const KIT_BUCKET: Table = Table { name: "kit_bucket", columns: &["number", "bucket_id"], key_columns: 2 };
 
 /// Every table with tagged rows, in the order in which meta's tag covers them (FORMAT.md, "Root key and keyring").
-pub const TABLES: [&Table; 7] = [&STORE, &BUCKET, &MASTER, &VERSION, &KIT, &KIT_KEY, &KIT_BUCKET];
+pub const TABLES: [&Table; 9] = [&STORE, &BUCKET, &MASTER, &VERSION, &DEPENDANT, &GRANT, &KIT, &KIT_KEY, &KIT_BUCKET];
 
 pub struct BucketRow {
     pub id: BucketId,
@@ -48,6 +68,7 @@ pub struct BucketRow {
     pub created: i64,
 }
 
+#[derive(Clone)]
 pub struct MasterRow {
     pub id: KeyId,
     pub alias: Option<String>,
@@ -57,6 +78,23 @@ pub struct MasterRow {
     pub state: KeyState,
     pub created: i64,
     pub provider: Option<String>,
+    pub provider_ref: Option<String>,
+    pub origin: KeyOrigin,
+    /// None: the default; 0: never.
+    pub rotate_days: Option<u32>,
+    /// Unix seconds, as all times.
+    pub delete_after: Option<i64>,
+    pub destroyed: Option<i64>,
+    /// A `Sight` of the end of its waiting period.
+    pub due_seen: Option<String>,
+}
+
+/// One version of a master key.
+pub struct VersionRow {
+    pub wrapped: Vec<u8>,
+    pub created: i64,
+    /// Its name in an external service.
+    pub provider_ref: Option<String>,
 }
 
 /// A recovery kit that was made.
@@ -72,11 +110,15 @@ pub struct KitRow {
 #[derive(Default)]
 pub struct Snapshot {
     pub generation: u64,
+    /// The latest time the keyring has seen.
+    pub clock: i64,
     pub stores: BTreeMap<StoreId, PathBuf>,
     pub buckets: Vec<BucketRow>,
     pub masters: BTreeMap<KeyId, MasterRow>,
-    /// Wrapped master key versions.
-    pub versions: BTreeMap<(KeyId, u32), Vec<u8>>,
+    pub versions: BTreeMap<(KeyId, u32), VersionRow>,
+    /// Since when a bucket hangs on a key.
+    pub dependants: BTreeMap<(BucketId, KeyId), i64>,
+    pub grants: BTreeSet<(KeyId, u32)>,
     /// Recovery kits by number; the newest version of each master key in them; the buckets in them.
     pub kits: Vec<KitRow>,
     pub kit_keys: BTreeMap<(u32, KeyId), u32>,
@@ -137,26 +179,41 @@ impl Rows<'_> {
                 state: c.text().and_then(|t| KeyState::parse(&t).ok_or_else(|| c.bad("state")))?,
                 created: c.integer()?,
                 provider: c.optional(Columns::text)?,
+                provider_ref: c.optional(Columns::text)?,
+                origin: c.text().and_then(|t| KeyOrigin::parse(&t).ok_or_else(|| c.bad("origin")))?,
+                rotate_days: c.optional(Columns::small)?,
+                delete_after: c.optional(Columns::integer)?,
+                destroyed: c.optional(Columns::integer)?,
+                due_seen: c.optional(Columns::text)?,
             };
             s.masters.insert(row.id.clone(), row);
         }
         for row in self.all(db, &VERSION, &mut tags)? {
             let mut c = Columns { rows: self, table: &VERSION, values: row.into_iter() };
             let id = KeyId(c.text()?);
-            let version = u32::try_from(c.integer()?).map_err(|_| c.bad("version"))?;
-            s.versions.insert((id, version), c.blob()?);
+            let version = c.small()?;
+            let (wrapped, created, provider_ref) = (c.blob()?, c.integer()?, c.optional(Columns::text)?);
+            s.versions.insert((id, version), VersionRow { wrapped, created, provider_ref });
+        }
+        for row in self.all(db, &DEPENDANT, &mut tags)? {
+            let mut c = Columns { rows: self, table: &DEPENDANT, values: row.into_iter() };
+            s.dependants.insert((BucketId(c.array()?), KeyId(c.text()?)), c.integer()?);
+        }
+        for row in self.all(db, &GRANT, &mut tags)? {
+            let mut c = Columns { rows: self, table: &GRANT, values: row.into_iter() };
+            s.grants.insert((KeyId(c.text()?), c.small()?));
         }
         for row in self.all(db, &KIT, &mut tags)? {
             let mut c = Columns { rows: self, table: &KIT, values: row.into_iter() };
-            s.kits.push(KitRow { number: c.number()?, created: c.integer()?, id: c.array()? });
+            s.kits.push(KitRow { number: c.small()?, created: c.integer()?, id: c.array()? });
         }
         for row in self.all(db, &KIT_KEY, &mut tags)? {
             let mut c = Columns { rows: self, table: &KIT_KEY, values: row.into_iter() };
-            s.kit_keys.insert((c.number()?, KeyId(c.text()?)), c.number()?);
+            s.kit_keys.insert((c.small()?, KeyId(c.text()?)), c.small()?);
         }
         for row in self.all(db, &KIT_BUCKET, &mut tags)? {
             let mut c = Columns { rows: self, table: &KIT_BUCKET, values: row.into_iter() };
-            s.kit_buckets.insert((c.number()?, BucketId(c.array()?)));
+            s.kit_buckets.insert((c.small()?, BucketId(c.array()?)));
         }
         s.tags = tags;
         Ok(s)
@@ -164,32 +221,37 @@ impl Rows<'_> {
 
     /// Checks meta's tag over `snapshot` and gives it its generation.
     pub fn verify_meta(&self, db: &Connection, snapshot: &mut Snapshot) -> Result<(), KeyError> {
-        let (root_id, generation, tag): (Vec<u8>, i64, Vec<u8>) = db
-            .query_row("SELECT root_id, generation, tag FROM meta", [], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))
+        let (root_id, generation, clock, tag): (Vec<u8>, i64, i64, Vec<u8>) = db
+            .query_row("SELECT root_id, generation, clock, tag FROM meta", [], |r| {
+                Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?))
+            })
             .map_err(KeyError::sql(self.path))?;
-        if !self.meta_mac(&root_id, generation, snapshot).verify(&tag) {
+        if !self.meta_mac(&root_id, generation, clock, snapshot).verify(&tag) {
             return Err(KeyError::RowsAltered { path: self.path.to_owned() });
         }
         snapshot.generation = generation as u64;
+        snapshot.clock = clock;
         Ok(())
     }
 
-    /// Writes meta for `snapshot` with this generation.
+    /// Writes meta for `snapshot` with this generation and clock.
     pub fn put_meta(
         &self,
         db: &Connection,
         root_id: &[u8; 8],
-        generation: u64,
+        (generation, clock): (u64, i64),
         snapshot: &mut Snapshot,
     ) -> Result<(), KeyError> {
-        let tag = self.meta_mac(root_id, generation as i64, snapshot).finish();
+        let tag = self.meta_mac(root_id, generation as i64, clock, snapshot).finish();
         db.execute(
-            "INSERT INTO meta (one, root_id, generation, tag) VALUES (1, ?, ?, ?)
-             ON CONFLICT (one) DO UPDATE SET root_id=excluded.root_id, generation=excluded.generation, tag=excluded.tag",
-            (&root_id[..], generation as i64, &tag[..]),
+            "INSERT INTO meta (one, root_id, generation, clock, tag) VALUES (1, ?, ?, ?, ?)
+             ON CONFLICT (one) DO UPDATE SET root_id=excluded.root_id, generation=excluded.generation,
+             clock=excluded.clock, tag=excluded.tag",
+            (&root_id[..], generation as i64, clock, &tag[..]),
         )
         .map_err(KeyError::sql(self.path))?;
         snapshot.generation = generation;
+        snapshot.clock = clock;
         Ok(())
     }
 
@@ -247,9 +309,10 @@ impl Rows<'_> {
         mac
     }
 
-    fn meta_mac(&self, root_id: &[u8], generation: i64, snapshot: &Snapshot) -> Mac {
+    fn meta_mac(&self, root_id: &[u8], generation: i64, clock: i64, snapshot: &Snapshot) -> Mac {
         let mut mac = Mac::new(self.key);
-        mac.field(b"meta").field(root_id).update(&generation.to_le_bytes()).update(&snapshot.tags);
+        mac.field(b"meta").field(root_id).update(&generation.to_le_bytes()).update(&clock.to_le_bytes());
+        mac.update(&snapshot.tags);
         mac
     }
 }
@@ -274,8 +337,8 @@ impl Columns<'_> {
             _ => Err(self.bad("number")),
         }
     }
-    fn number(&mut self) -> Result<u32, KeyError> {
-        self.integer().and_then(|n| u32::try_from(n).map_err(|_| self.bad("number")))
+    fn small(&mut self) -> Result<u32, KeyError> {
+        self.integer()?.try_into().map_err(|_| self.bad("number"))
     }
     fn text(&mut self) -> Result<String, KeyError> {
         match self.values.next() {

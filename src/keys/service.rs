@@ -5,7 +5,7 @@ use super::KeyError;
 use super::keyring::Keyring;
 use super::masters::{self, KeyInfo};
 use crate::crypto::secret::Kek;
-use crate::crypto::wrap::{self, KekCtx};
+use crate::crypto::wrap::KekCtx;
 use crate::types::{BucketId, KekId, KeyId};
 use std::sync::atomic::Ordering;
 
@@ -27,7 +27,8 @@ pub struct Rewrapped {
 
 /// A key service. Calls may take a network round trip: never hold a lock over one.
 pub trait KeyService: Send + Sync {
-    /// Makes a KEK and wraps it under the newest version of `key`, bound to bucket and number.
+    /// Makes a KEK and wraps it under the newest version of `key`, bound to bucket and number. Registers first that the
+    /// bucket hangs on the key.
     fn new_kek(&self, key: &KeyId, bucket: &BucketId, kek: KekId) -> Result<NewKek, KeyError>;
 
     /// Unwraps a KEK that `version` of `key` wraps.
@@ -72,12 +73,14 @@ pub trait KeyService: Send + Sync {
 impl KeyService for Keyring {
     fn new_kek(&self, key: &KeyId, bucket: &BucketId, kek: KekId) -> Result<NewKek, KeyError> {
         self.calls.fetch_add(1, Ordering::Relaxed);
-        let (version, master) = self.read(|inner| {
+        // Durable before the KEK exists: no key is deleted under a bucket that is away (SEMANTICS 75).
+        self.depend(bucket, key)?;
+        let (version, wrapper) = self.read(|inner| {
             let version = masters::newest(&inner.snapshot, key)?;
-            Ok((version, self.master(inner, key, version)?))
+            Ok((version, self.wrapper(inner, key, version)?))
         })?;
         let secret = Kek::random()?;
-        let wrapped = wrap::wrap_kek(&master, &KekCtx { bucket: *bucket, kek, key_id: key }, &secret)?;
+        let wrapped = wrapper.wrap(&KekCtx { bucket: *bucket, kek, key_id: key }, &secret)?;
         Ok(NewKek { kek: secret, version, wrapped })
     }
 
@@ -90,9 +93,8 @@ impl KeyService for Keyring {
         wrapped: &[u8],
     ) -> Result<Kek, KeyError> {
         self.calls.fetch_add(1, Ordering::Relaxed);
-        let master = self.read(|inner| self.master(inner, key, version))?;
-        let ctx = KekCtx { bucket: *bucket, kek, key_id: key };
-        wrap::unwrap_kek(&master, &ctx, wrapped).map_err(|source| of_kek(key, version, bucket, kek, source))
+        let wrapper = self.read(|inner| self.wrapper(inner, key, version))?;
+        wrapper.unwrap(version, &KekCtx { bucket: *bucket, kek, key_id: key }, wrapped)
     }
 
     fn rewrap_kek(
@@ -106,12 +108,11 @@ impl KeyService for Keyring {
         self.calls.fetch_add(1, Ordering::Relaxed);
         let (old, newest, new) = self.read(|inner| {
             let newest = masters::newest(&inner.snapshot, key)?;
-            Ok((self.master(inner, key, version)?, newest, self.master(inner, key, newest)?))
+            Ok((self.wrapper(inner, key, version)?, newest, self.wrapper(inner, key, newest)?))
         })?;
         let ctx = KekCtx { bucket: *bucket, kek, key_id: key };
-        let secret =
-            wrap::unwrap_kek(&old, &ctx, wrapped).map_err(|source| of_kek(key, version, bucket, kek, source))?;
-        Ok(Rewrapped { version: newest, wrapped: wrap::wrap_kek(&new, &ctx, &secret)? })
+        let secret = old.unwrap(version, &ctx, wrapped)?;
+        Ok(Rewrapped { version: newest, wrapped: new.wrap(&ctx, &secret)? })
     }
 
     fn resolve(&self, name: &str) -> Result<KeyId, KeyError> {
@@ -137,8 +138,4 @@ impl KeyService for Keyring {
     fn calls(&self) -> u64 {
         self.calls.load(Ordering::Relaxed)
     }
-}
-
-fn of_kek(key: &KeyId, version: u32, bucket: &BucketId, kek: KekId, source: crate::crypto::CryptoError) -> KeyError {
-    KeyError::Unwrap { what: format!("KEK {} of bucket {bucket}, under version {version} of key {key}", kek.0), source }
 }

@@ -8,6 +8,8 @@ const TYPE_INDEX: u8 = 1;
 const TYPE_COMMIT: u8 = 2;
 const TYPE_INTENT: u8 = 3;
 const TYPE_PUTS: u8 = 4;
+/// The method whose PUTs have a salt and a verifier (FORMAT.md, Wrapped keys).
+const METHOD_CUSTOMER: u8 = 3;
 /// Bytes before a record's body: type and length.
 const HEAD: usize = 5;
 /// Bytes of one chunk in an INDEX record.
@@ -48,6 +50,8 @@ pub struct PutRecord {
     pub cipher: u8,
     pub kek: u64,
     pub wrapped: Vec<u8>,
+    /// Of method 3 alone: salt and verifier of the customer key.
+    pub customer: Option<[[u8; 32]; 2]>,
 }
 
 /// A commit: `number` is about to be committed by the catalog, `durable` is known to be on disk.
@@ -167,6 +171,9 @@ pub fn pack_puts(out: &mut Vec<u8>, commit: u64, keks: &[KekRecord], puts: &[Put
         out.extend_from_slice(&p.kek.to_le_bytes());
         out.extend_from_slice(&(p.wrapped.len() as u16).to_le_bytes());
         out.extend_from_slice(&p.wrapped);
+        if p.method == METHOD_CUSTOMER {
+            out.extend_from_slice(p.customer.unwrap_or_default().as_flattened());
+        }
     }
     close(out, body);
 }
@@ -279,7 +286,12 @@ fn parse_puts(b: &mut Reader) -> Option<Record> {
     for _ in 0..b.u32()? {
         let (seal, object, method, cipher, kek) = (SealId(b.id()?), b.u64()?, b.u8()?, b.u8()?, b.u64()?);
         let n = b.u16()? as usize;
-        puts.push(PutRecord { seal, object, method, cipher, kek, wrapped: b.take(n)?.to_vec() });
+        let wrapped = b.take(n)?.to_vec();
+        let customer = match method {
+            METHOD_CUSTOMER => Some([b.take(32)?.try_into().ok()?, b.take(32)?.try_into().ok()?]),
+            _ => None,
+        };
+        puts.push(PutRecord { seal, object, method, cipher, kek, wrapped, customer });
     }
     Some(Record::Puts { commit, keks, puts })
 }
@@ -292,20 +304,29 @@ mod tests {
     fn records_come_back_as_they_were_packed_and_no_cut_of_them_parses() {
         let entry =
             IndexEntry { seal: SealId([7; 16]), object: 5, offset: 4096, n: 100, open: 0, counter: 9, position: 8192 };
-        let put = PutRecord { seal: SealId([7; 16]), object: 5, method: 1, cipher: 1, kek: 2, wrapped: vec![3; 113] };
+        let put = PutRecord {
+            seal: SealId([7; 16]),
+            object: 5,
+            method: 1,
+            cipher: 1,
+            kek: 2,
+            wrapped: vec![3; 113],
+            customer: None,
+        };
+        let own = PutRecord { method: 3, kek: 0, customer: Some([[8; 32], [9; 32]]), ..put.clone() };
         let kek = KekRecord { kek: 2, key_id: "mk-1".into(), version: 3, wrapped: vec![1; 113] };
         let commit = CommitRecord { number: 12, durable: 11, puts: 1, root: [0; 32] };
         let mut bytes = Vec::new();
         pack_index(&mut bytes, &[OpenId([1; 16])], &[entry]);
         assert_eq!(bytes.len(), INDEX_FIXED_BYTES + INDEX_ENTRY_BYTES);
-        pack_puts(&mut bytes, 12, std::slice::from_ref(&kek), std::slice::from_ref(&put));
+        pack_puts(&mut bytes, 12, std::slice::from_ref(&kek), &[put.clone(), own.clone()]);
         commit.pack(&mut bytes);
         let from = Location { segment: 1, position: 4096 };
         let intent = IntentRecord { commit: 11, n: 2, from, changes: 1, packed: vec![7, 0] };
         intent.pack(&mut bytes);
         let got = parse_records(&bytes, 4).unwrap();
         assert_eq!(got[0], Record::Index { opens: vec![OpenId([1; 16])], entries: vec![entry] });
-        assert_eq!(got[1], Record::Puts { commit: 12, keks: vec![kek], puts: vec![put] });
+        assert_eq!(got[1], Record::Puts { commit: 12, keks: vec![kek], puts: vec![put, own] });
         assert_eq!(got[2], Record::Commit(commit));
         assert_eq!(got[3], Record::Intent(intent));
         for n in 0..bytes.len() {

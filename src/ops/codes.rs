@@ -2,9 +2,10 @@
 //! one.
 
 use super::{ErrorCode, OpError};
-use crate::bucket::BucketError;
+use crate::bucket::{BucketError, CustomerError};
 use crate::catalog::CatalogError;
 use crate::keys::KeyError;
+use crate::keys::provider::ProviderError;
 use crate::log::LogError;
 use crate::rule::RuleError;
 
@@ -37,9 +38,11 @@ impl From<RuleError> for OpError {
 fn of_rule(e: &RuleError) -> ErrorCode {
     match e {
         RuleError::NoRule { .. } => ErrorCode::NotFound,
-        RuleError::KeyNotFound { .. } | RuleError::KeyDisabled { .. } | RuleError::KeyPendingDeletion { .. } => {
-            ErrorCode::Key
-        }
+        RuleError::KeyNotFound { .. }
+        | RuleError::KeyDestroyed { .. }
+        | RuleError::KeyDisabled { .. }
+        | RuleError::KeyPendingImport { .. }
+        | RuleError::KeyPendingDeletion { .. } => ErrorCode::Key,
         _ => ErrorCode::Refused,
     }
 }
@@ -66,10 +69,14 @@ fn of_key(e: &KeyError) -> ErrorCode {
         | KeyError::NoVersion { .. }
         | KeyError::Disabled(_)
         | KeyError::PendingDeletion(_)
+        | KeyError::Service { .. }
+        | KeyError::PendingImport(_)
+        | KeyError::Destroyed { .. }
         | KeyError::UnknownProvider { .. } => ErrorCode::Key,
         KeyError::KeyringDamaged { .. }
         | KeyError::RowAltered { .. }
         | KeyError::RowsAltered { .. }
+        | KeyError::KeyringOlder { .. }
         | KeyError::Unwrap { .. }
         | KeyError::KitMalformed { .. }
         | KeyError::KitDamaged { .. }
@@ -78,11 +85,23 @@ fn of_key(e: &KeyError) -> ErrorCode {
         KeyError::KeyringNewer { .. } => ErrorCode::Newer,
         KeyError::KeyringBusy(_) => ErrorCode::Busy,
         KeyError::KeyringFull(_) => ErrorCode::Full,
-        KeyError::Managed(_) | KeyError::RootPlace { .. } => ErrorCode::Refused,
-        KeyError::AliasTaken(_) | KeyError::BucketKnown(_) | KeyError::KitExists(_) | KeyError::KitInTheWay(_) => {
-            ErrorCode::Exists
+        KeyError::Managed(_) | KeyError::RootPlace { .. } | KeyError::InUse { .. } | KeyError::NotNow { .. } => {
+            ErrorCode::Refused
         }
-        KeyError::BadAlias(_) => ErrorCode::Usage,
+        KeyError::Denied { .. } => ErrorCode::Permission,
+        KeyError::Material { .. } | KeyError::Recovery { .. } => ErrorCode::Key,
+        KeyError::AliasTaken(_)
+        | KeyError::BucketKnown(_)
+        | KeyError::KeyThere(_)
+        | KeyError::FileExists(_)
+        | KeyError::KitExists(_)
+        | KeyError::KitInTheWay(_) => ErrorCode::Exists,
+        KeyError::BadProvider(ProviderError::Setup(_))
+        | KeyError::BadAlias(_)
+        | KeyError::WaitDays(_)
+        | KeyError::RotateDays
+        | KeyError::BadDescription => ErrorCode::Usage,
+        KeyError::BadProvider(_) => ErrorCode::Key,
         KeyError::StoreMissing(_)
         | KeyError::StoreGone { .. }
         | KeyError::StoreUnknown(_)
@@ -104,6 +123,11 @@ fn of_bucket(e: &BucketError) -> ErrorCode {
         BucketError::NoSpace => ErrorCode::Full,
         BucketError::Rule(e) => of_rule(e),
         BucketError::Key(e) => of_key(e),
+        BucketError::Customer(e) => match e {
+            CustomerError::Missing { .. } | CustomerError::Wrong { .. } => ErrorCode::Key,
+            CustomerError::NotCustomer { .. } | CustomerError::TooMany(_) => ErrorCode::Refused,
+            CustomerError::NotUnlocked { .. } => ErrorCode::NotFound,
+        },
         BucketError::UnknownToKeyring(_) => ErrorCode::Key,
         BucketError::Damaged { .. } | BucketError::Altered { .. } => ErrorCode::Damage,
         BucketError::Unsupported(_) | BucketError::BucketNotEmpty(_) => ErrorCode::Refused,

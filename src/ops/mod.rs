@@ -19,7 +19,7 @@ pub use wire::WirePath;
 use crate::bucket::Bucket;
 use crate::crypto::wrap::WRAP_OVERHEAD;
 use crate::rule::{self, Dialect, Place, Rule, RuleError};
-use crate::types::from_hex;
+use crate::types::{KeyId, from_hex};
 
 pub mod check;
 
@@ -52,6 +52,8 @@ pub enum Command {
     ObjectShow { path: WirePath },
     /// Moves the keys that wrap data keys to the newest version of their master key.
     Rewrap,
+    /// What the bucket holds of a master key; when that is nothing, the keyring learns it.
+    KeyUse { key: String },
     /// Verifies the bucket's structure, with `read_data` every chunk as well.
     Check { read_data: bool },
     /// Gives back all room that can be given back, now.
@@ -93,8 +95,9 @@ pub fn run(bucket: &Bucket, caller_uid: u32, command: &Command, progress: &dyn P
             bucket.grant(caller_uid, *uid, *allow)?;
             Ok(Value::Null)
         }
-        Command::ObjectShow { path } => to_value(&bucket.object_show(path.as_path())?),
+        Command::ObjectShow { path } => to_value(&bucket.object_show(caller_uid, path.as_path())?),
         Command::Rewrap => to_value(&bucket.rewrap()?),
+        Command::KeyUse { key } => to_value(&bucket.key_use(&KeyId(key.clone()))?),
         Command::Check { read_data } => {
             to_value(&check::check(bucket, check::CheckOptions { read_data: *read_data }, progress)?)
         }
@@ -176,6 +179,7 @@ mod tests {
             Command::Grant { uid: 1000, allow: true },
             Command::ObjectShow { path: WirePath::from(std::path::PathBuf::from("x")) },
             Command::Rewrap,
+            Command::KeyUse { key: "mk-1".into() },
             Command::Check { read_data: true },
             Command::Commit,
         ] {

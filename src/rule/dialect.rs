@@ -7,7 +7,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::error::{RuleError, quoted};
-use super::model::{Request, Rule};
+use super::model::{Method, Request, Rule};
 
 /// Whose rules a bucket follows. A property of the bucket, `native` unless chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
@@ -157,7 +157,20 @@ impl Dialect {
     /// # Errors
     /// [`RuleError::NotInDialect`].
     pub fn check_request(self, request: &Request) -> Result<(), RuleError> {
-        if self.requests_win() { self.check_anywhere(&request.as_rule()) } else { Ok(()) }
+        let Some(rule) = request.as_rule() else { return self.check_customer() };
+        if self.requests_win() { self.check_anywhere(&rule) } else { Ok(()) }
+    }
+
+    /// Whether an object may be requested with a customer key (rows 29, 38): never taken where it would have no effect.
+    ///
+    /// # Errors
+    /// [`RuleError::NotInDialect`].
+    pub fn check_customer(self) -> Result<(), RuleError> {
+        if self.sse_c() {
+            return Ok(());
+        }
+        let what = format!("a customer key ({})", Method::SseC);
+        Err(RuleError::NotInDialect { what, dialect: self, instead: "the bucket's rule applies" })
     }
 
     /// The part of [`Self::check_rule`] that does not depend on the place.

@@ -49,7 +49,7 @@ pub fn with_data_encryption(rule: Option<Rule>, data_encryption: Option<&str>) -
 /// # Errors
 /// As there.
 pub fn request_with_algorithm(request: Option<Request>, algorithm: &str) -> Result<Request, RuleError> {
-    with_algorithm(request.map(Rule::from), algorithm)?.try_into()
+    with_algorithm(request.and_then(|r| r.as_rule()), algorithm)?.try_into()
 }
 
 /// [`with_kms_key`] for a file's request.
@@ -57,7 +57,7 @@ pub fn request_with_algorithm(request: Option<Request>, algorithm: &str) -> Resu
 /// # Errors
 /// As there.
 pub fn request_with_kms_key(request: Option<Request>, key: Option<&str>) -> Result<Request, RuleError> {
-    with_kms_key(request.map(Rule::from), key)?.try_into()
+    with_kms_key(request.and_then(|r| r.as_rule()), key)?.try_into()
 }
 
 /// [`with_data_encryption`] for a file's request.
@@ -68,5 +68,5 @@ pub fn request_with_data_encryption(
     request: Option<Request>,
     data_encryption: Option<&str>,
 ) -> Result<Request, RuleError> {
-    with_data_encryption(request.map(Rule::from), data_encryption)?.try_into()
+    with_data_encryption(request.and_then(|r| r.as_rule()), data_encryption)?.try_into()
 }

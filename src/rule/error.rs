@@ -78,12 +78,18 @@ pub enum RuleError {
     /// The named key does not exist (row 59).
     #[error("the key {key} does not exist: list the keys that do, or create it")]
     KeyNotFound { key: String },
+    /// The named key did exist (row 59).
+    #[error("the key {key} does not exist any more: it was destroyed {when}; name another key")]
+    KeyDestroyed { key: String, when: String },
     /// The named key is disabled (row 59).
     #[error("the key {key} is disabled: enable it, or name another key")]
     KeyDisabled { key: String },
     /// The named key waits for its deletion (row 59).
     #[error("the key {key} is pending deletion: cancel the deletion, or name another key")]
     KeyPendingDeletion { key: String },
+    /// The named key has lost its imported material (row 59).
+    #[error("the key {key} is pending import: import its material again, or name another key")]
+    KeyPendingImport { key: String },
     /// No dialect has this name.
     #[error("there is no dialect {name}: use native, cos, oss, jd or aws")]
     UnknownDialect { name: String },
@@ -109,9 +115,9 @@ impl RuleError {
             | RuleError::NoneHasNoXml
             | RuleError::UnknownDialect { .. } => "InvalidArgument",
             RuleError::NoRule { dialect } => dialect.no_rule_code(),
-            RuleError::KeyNotFound { .. } => "KMS.NotFoundException",
+            RuleError::KeyNotFound { .. } | RuleError::KeyDestroyed { .. } => "KMS.NotFoundException",
             RuleError::KeyDisabled { .. } => "KMS.DisabledException",
-            RuleError::KeyPendingDeletion { .. } => "KMS.KMSInvalidStateException",
+            RuleError::KeyPendingDeletion { .. } | RuleError::KeyPendingImport { .. } => "KMS.KMSInvalidStateException",
         }
     }
 

@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::customer::{self, Customer};
 use super::error::{RuleError, quoted};
 use super::short;
 
@@ -177,14 +178,25 @@ pub enum Request {
         /// SM4-GCM instead of AES-256-GCM.
         sm4: bool,
     },
+    /// SSE-C.
+    SseC(Customer),
 }
 
 impl Request {
-    /// The rule that gives the same method, cipher and key.
-    pub fn as_rule(&self) -> Rule {
+    /// The rule that gives the same method, cipher and key. SSE-C is none (row 29).
+    pub fn as_rule(&self) -> Option<Rule> {
         match self {
-            Request::Aes256 => Rule::Aes256,
-            Request::Kms { key, sm4 } => Rule::Kms { key: key.clone(), sm4: *sm4 },
+            Request::Aes256 => Some(Rule::Aes256),
+            Request::Kms { key, sm4 } => Some(Rule::Kms { key: key.clone(), sm4: *sm4 }),
+            Request::SseC(_) => None,
+        }
+    }
+
+    /// As the catalog keeps it, and as tags cover it. What people are shown is [`fmt::Display`]'s.
+    pub fn stored(&self) -> String {
+        match self {
+            Request::SseC(customer) => customer.stored(),
+            Request::Aes256 | Request::Kms { .. } => self.to_string(),
         }
     }
 }
@@ -202,32 +214,30 @@ impl TryFrom<Rule> for Request {
     }
 }
 
-impl From<Request> for Rule {
-    fn from(request: Request) -> Rule {
-        match request {
-            Request::Aes256 => Rule::Aes256,
-            Request::Kms { key, sm4 } => Rule::Kms { key, sm4 },
-        }
-    }
-}
-
 impl fmt::Display for Request {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.as_rule().fmt(f)
+        match self.as_rule() {
+            Some(rule) => rule.fmt(f),
+            None => f.write_str(Method::SseC.as_str()),
+        }
     }
 }
 
 impl FromStr for Request {
     type Err = RuleError;
 
+    /// Reads what [`Request::stored`] wrote; text from a user goes through [`super::parse`], which knows no SSE-C.
     fn from_str(text: &str) -> Result<Request, RuleError> {
+        if text.starts_with(customer::PREFIX) {
+            return text.parse().map(Request::SseC);
+        }
         text.parse::<Rule>()?.try_into()
     }
 }
 
 impl From<Request> for String {
     fn from(request: Request) -> String {
-        request.to_string()
+        request.stored()
     }
 }
 

@@ -4,8 +4,9 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use super::customer::Customer;
 use super::dialect::Dialect;
-use super::model::{Request, Rule};
+use super::model::{Cipher, Method, Request, Rule};
 
 /// Where an object's encryption comes from.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -43,19 +44,76 @@ impl fmt::Display for Origin {
     }
 }
 
+/// What a PUT is to be sealed by: a rule, or SSE-C, which no rule can say.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Asked {
+    Rule(Rule),
+    Customer(Customer),
+}
+
+impl Asked {
+    pub fn method(&self) -> Method {
+        match self {
+            Asked::Rule(rule) => rule.method(),
+            Asked::Customer(_) => Method::SseC,
+        }
+    }
+
+    pub fn cipher(&self) -> Cipher {
+        match self {
+            Asked::Rule(rule) => rule.cipher(),
+            Asked::Customer(_) => Cipher::Aes256Gcm,
+        }
+    }
+
+    /// The rule, if it is one.
+    pub fn rule(&self) -> Option<&Rule> {
+        match self {
+            Asked::Rule(rule) => Some(rule),
+            Asked::Customer(_) => None,
+        }
+    }
+}
+
+impl From<Rule> for Asked {
+    fn from(rule: Rule) -> Asked {
+        Asked::Rule(rule)
+    }
+}
+
+impl From<&Request> for Asked {
+    fn from(request: &Request) -> Asked {
+        match request {
+            Request::SseC(customer) => Asked::Customer(*customer),
+            Request::Aes256 => Asked::Rule(Rule::Aes256),
+            Request::Kms { key, sm4 } => Asked::Rule(Rule::Kms { key: key.clone(), sm4: *sm4 }),
+        }
+    }
+}
+
+impl fmt::Display for Asked {
+    /// A rule's short form, or `SSE-C`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Asked::Rule(rule) => rule.fmt(f),
+            Asked::Customer(_) => f.write_str(Method::SseC.as_str()),
+        }
+    }
+}
+
 /// The encryption a PUT gets.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Effective {
     /// What applies; [`Rule::None`] also where nothing is set at all.
-    pub rule: Rule,
+    pub asked: Asked,
     /// Who says so.
     pub origin: Origin,
 }
 
 impl fmt::Display for Effective {
-    /// The rule in its short form, a space, the origin: `KMS:k1 directory photos/2024`, `none none`.
+    /// What applies, a space, the origin: `KMS:k1 directory photos/2024`, `SSE-C request`, `none none`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.rule, self.origin)
+        write!(f, "{} {}", self.asked, self.origin)
     }
 }
 
@@ -68,15 +126,15 @@ pub fn resolve<'r, P: Into<PathBuf>>(
     dialect: Dialect,
 ) -> Effective {
     if let Some(request) = request.filter(|_| dialect.requests_win()) {
-        return Effective { rule: request.as_rule(), origin: Origin::Request };
+        return Effective { asked: request.into(), origin: Origin::Request };
     }
     if dialect.directory_rules()
         && let Some((path, rule)) = dirs.into_iter().next()
     {
-        return Effective { rule: rule.clone(), origin: Origin::Directory(path.into()) };
+        return Effective { asked: rule.clone().into(), origin: Origin::Directory(path.into()) };
     }
     match bucket {
-        Some(rule) => Effective { rule: rule.clone(), origin: Origin::Bucket },
-        None => Effective { rule: Rule::None, origin: Origin::None },
+        Some(rule) => Effective { asked: rule.clone().into(), origin: Origin::Bucket },
+        None => Effective { asked: Rule::None.into(), origin: Origin::None },
     }
 }

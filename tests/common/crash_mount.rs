@@ -14,6 +14,9 @@ use super::lossy::detach;
 
 /// The bucket of all crash tests.
 pub const BUCKET: &str = "crash";
+/// A file of this name beside the log is given to mounts as their customer key.
+pub const CUSTOMER_KEY_FILE: &str = "customer.key";
+pub const CUSTOMER_KEY: &[u8; 32] = b"the key of the tests, 32 bytes..";
 /// A new child holds copies of all our open files until its exec has closed them, which is a little after spawn
 /// returns; another thread's mount is busy that long. So no child is started while a mount is politely unmounted.
 static SPAWNING: RwLock<()> = RwLock::new(());
@@ -85,6 +88,9 @@ impl Daemon {
         let mut command = place.command();
         command.args(["mount", BUCKET]).arg(mountpoint);
         command.args(["--create", "--rule", "AES256", "-f"]).stdout(output).stderr(errors);
+        if let Some(key) = log.parent().map(|dir| dir.join(CUSTOMER_KEY_FILE)).filter(|f| f.exists()) {
+            command.args(["-o", &format!("customer_key_file={}", key.display())]);
+        }
         let child = spawn(&mut command).map_err(|e| format!("ssefs cannot be started: {e}"))?;
         let mut daemon = Daemon { child, mountpoint: mountpoint.to_owned(), log: log.to_owned() };
         let deadline = Instant::now() + PATIENCE;

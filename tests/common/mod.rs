@@ -6,4 +6,5 @@ pub mod lossy;
 pub mod model;
 pub mod rng;
 pub mod run;
+pub mod sys;
 pub mod workload;

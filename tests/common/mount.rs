@@ -6,7 +6,7 @@
 //! expectations are those of a local disk; tests of what only ssefs has are skipped then.
 #![allow(dead_code, unused_imports)] // each test program uses a part of it
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -24,6 +24,8 @@ pub use super::sys::{
 
 /// An ordinary user, without an entry in passwd and without any privilege.
 pub const USER: u32 = 4711;
+/// The key of [`Builder::customer`].
+pub const CUSTOMER_KEY: &[u8; 32] = b"a key of the test's, 32 bytes ..";
 /// The bucket's name unless the builder says another.
 pub const BUCKET: &str = "b";
 
@@ -52,12 +54,20 @@ pub struct Builder {
     rule: Option<String>,
     chunk_size: Option<String>,
     options: Vec<String>,
+    env: Vec<(String, OsString)>,
     foreground: bool,
     store: Option<PathBuf>,
     limit: Duration,
+    customer: bool,
 }
 
 impl Builder {
+    /// Everything new in it is SSE-C, by a key that each mount is given as an option.
+    pub fn customer(mut self) -> Self {
+        self.customer = true;
+        self
+    }
+
     /// How long the test may take with its mount before that is taken for stuck.
     pub fn limit(mut self, limit: Duration) -> Self {
         self.limit = limit;
@@ -73,6 +83,12 @@ impl Builder {
     /// One `-o` option, for example `allow_other`.
     pub fn option(mut self, option: &str) -> Self {
         self.options.push(option.to_string());
+        self
+    }
+
+    /// A variable of the environment of every `ssefs` of this test.
+    pub fn env(mut self, name: &str, value: impl Into<OsString>) -> Self {
+        self.env.push((name.to_string(), value.into()));
         self
     }
 
@@ -110,12 +126,21 @@ impl Builder {
         // Others must be able to reach the mountpoint; store and keyring are 0700 by themselves.
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
         fs::create_dir(dir.path().join("mnt")).unwrap();
+        let mut options = self.options;
+        if self.customer {
+            let key = dir.path().join("customer.key");
+            fs::write(&key, CUSTOMER_KEY).unwrap();
+            fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+            options.push(format!("customer_key_file={}", key.display()));
+        }
         Mount {
             store: self.store.unwrap_or_else(|| dir.path().join("store")),
             bucket: self.bucket,
             rule: self.rule,
             chunk_size: self.chunk_size,
-            options: self.options,
+            options,
+            env: self.env,
+            customer: self.customer,
             foreground: self.foreground,
             child: None,
             created: false,
@@ -135,6 +160,9 @@ impl Builder {
             return m;
         }
         m.mount();
+        if m.customer {
+            set_xattr(m.path(), "user.sse.customer-key", CUSTOMER_KEY).unwrap();
+        }
         m.arm_watchdog();
         m
     }
@@ -148,6 +176,8 @@ pub struct Mount {
     rule: Option<String>,
     chunk_size: Option<String>,
     options: Vec<String>,
+    env: Vec<(String, OsString)>,
+    customer: bool,
     foreground: bool,
     child: Option<Child>,
     created: bool,
@@ -176,7 +206,9 @@ impl Mount {
             rule: None,
             chunk_size: None,
             options: vec![],
+            env: vec![],
             foreground: false,
+            customer: false,
             store: None,
             limit: COMMAND_LIMIT,
         }
@@ -224,8 +256,14 @@ impl Mount {
     pub fn command(&self, args: &[&str]) -> Command {
         let mut c = Command::new(env!("CARGO_BIN_EXE_ssefs"));
         c.args(args).env("SSEFS_STORE", &self.store).env("SSEFS_CONFIG", self.config());
+        c.envs(self.env.iter().map(|(n, v)| (n, v)));
         c.current_dir(self.dir.path());
         c
+    }
+
+    /// Sets a variable for every `ssefs` from now on.
+    pub fn set_env(&mut self, name: &str, value: impl Into<OsString>) {
+        self.env.push((name.to_string(), value.into()));
     }
 
     /// Runs `ssefs ARGS` for this store and keyring.
@@ -437,8 +475,13 @@ impl Drop for Mount {
         }
         let judged = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             if well && self.check_at_end && self.created {
-                self.umount();
                 let bucket = self.bucket.clone();
+                if self.customer && is_mounted(&self.path()) {
+                    // Only there are its objects unlocked.
+                    let checked = self.ssefs(&["check", &bucket, "--read-data", "--json"]).json();
+                    assert_eq!(checked["locked_objects"], serde_json::Value::Null, "{checked}");
+                }
+                self.umount();
                 let checked = self.ssefs(&["check", &bucket, "--read-data"]);
                 assert_eq!(checked.code, Some(0), "the bucket a test left is not sound: {checked:?}");
             }

@@ -143,10 +143,12 @@ fn full(c: &Config) -> Keyring {
     let k = c.make();
     let store = k.open_store(&c.beside("store"), true).unwrap();
     let bucket = BucketId([3; 16]);
-    k.register_bucket(&store, &"photos".parse().unwrap(), &bucket, &BucketKey::random().unwrap()).unwrap();
+    k.register_bucket(&store, &"photos".parse().unwrap(), &bucket, &BucketKey::random().unwrap(), None).unwrap();
     k.managed_key(&bucket).unwrap();
     let cmk = k.create_key(Some("mine"), "of mine").unwrap();
     k.rotate(&cmk).unwrap();
+    k.depend(&bucket, &cmk).unwrap();
+    k.grant(&cmk, 1000, true).unwrap();
     let phrase = SecretText::copy_of(b"correct horse").and_then(|t| Passphrase::from_line(t).ok()).unwrap();
     k.create_kit(&c.beside("kit"), KitSeal::Passphrase(phrase), 64).unwrap();
     k
@@ -175,9 +177,19 @@ fn r64_an_edit_of_any_column_is_noticed_and_the_row_named() {
         ("master_key", "state", "'disabled'"),
         ("master_key", "provider", "'p'"),
         ("master_key", "provider_ref", "'p'"),
+        ("master_key", "origin", "'imported'"),
+        ("master_key", "rotate_days", "1"),
+        ("master_key", "delete_after", "1"),
+        ("master_key", "destroyed", "1"),
+        ("master_key", "due_seen", "'at once'"),
         ("master_key_version", "version", "version + 7"),
         ("master_key_version", "wrapped", "zeroblob(113)"),
         ("master_key_version", "tag", "x''"),
+        ("dependant", "bucket_id", "zeroblob(16)"),
+        ("dependant", "key_id", "'mk-0'"),
+        ("dependant", "since", "0"),
+        ("key_grant", "key_id", "'mk-0'"),
+        ("key_grant", "uid", "uid + 1"),
         ("kit", "number", "number + 7"),
         ("kit", "created", "created - 1"),
         ("kit", "id", "zeroblob(16)"),
@@ -208,14 +220,27 @@ fn r64_removed_rows_and_older_rows_put_back_are_noticed() {
     let k = full(&c);
     let cmk = k.resolve("mine").unwrap();
     let good = fs::read(c.db()).unwrap();
-    for table in ["store", "bucket", "master_key", "master_key_version", "kit", "kit_key", "kit_bucket"] {
+    for table in [
+        "store",
+        "bucket",
+        "master_key",
+        "master_key_version",
+        "dependant",
+        "key_grant",
+        "kit",
+        "kit_key",
+        "kit_bucket",
+    ] {
         fs::write(c.db(), &good).unwrap();
         c.sql(&format!("DELETE FROM {table} WHERE rowid = (SELECT max(rowid) FROM {table})"));
         assert!(matches!(c.refusal(), KeyError::RowsAltered { .. }), "{table}");
     }
     fs::write(c.db(), &good).unwrap();
-    c.sql("UPDATE meta SET generation = generation + 1");
-    assert!(matches!(c.refusal(), KeyError::RowsAltered { .. }));
+    for meta in ["generation = generation + 1", "clock = clock - 1"] {
+        fs::write(c.db(), &good).unwrap();
+        c.sql(&format!("UPDATE meta SET {meta}"));
+        assert!(matches!(c.refusal(), KeyError::RowsAltered { .. }));
+    }
 
     // The row of the enabled key, with its own good tag, over the one of the disabled key.
     fs::write(c.db(), &good).unwrap();
@@ -244,6 +269,36 @@ fn what_one_handle_changes_another_sees_at_its_next_call() {
     a.set_state(&key, KeyState::Disabled).unwrap();
     let again = b.unwrap_kek(&key, 1, &BucketId([1; 16]), ssefs::types::KekId(1), &kek.wrapped);
     assert!(matches!(again, Err(KeyError::Disabled(_))), "the unwrapped key in memory is gone as well");
+}
+
+#[test]
+fn a_keyring_put_into_the_place_of_another_is_followed_but_an_older_one_is_not_taken_up() {
+    let c = Config::temp();
+    let k = c.make();
+    let key = k.create_key(Some("mine"), "").unwrap();
+    let put = |from: &std::path::Path| {
+        fs::copy(from, c.beside("copy")).unwrap();
+        fs::rename(c.beside("copy"), c.db()).unwrap();
+    };
+    fs::copy(c.db(), c.beside("old")).unwrap();
+    c.open().unwrap().disable(&key).unwrap();
+    fs::copy(c.db(), c.beside("new")).unwrap();
+    assert_eq!(k.describe(&key).unwrap().state, KeyState::Disabled);
+
+    put(&c.beside("old"));
+    assert!(matches!(k.describe(&key), Err(KeyError::KeyringOlder { .. })), "disabled keys do not come back");
+    assert!(matches!(k.enable(&key), Err(KeyError::KeyringOlder { .. })));
+    put(&c.beside("new"));
+    assert_eq!(k.describe(&key).unwrap().state, KeyState::Disabled);
+    c.open().unwrap().enable(&key).unwrap();
+    assert_eq!(k.describe(&key).unwrap().state, KeyState::Enabled, "it watches the file that lies there now");
+
+    let other = Config::temp();
+    other.make();
+    put(&other.db());
+    assert!(k.describe(&key).is_err(), "a keyring of another root key");
+    fs::remove_file(c.db()).unwrap();
+    assert!(matches!(k.describe(&key), Err(KeyError::KeyringMissing(_))));
 }
 
 const CHILD: &str = "SSEFS_TEST_KEYRING_CHILD";

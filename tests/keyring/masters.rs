@@ -109,10 +109,14 @@ fn r59_missing_disabled_and_dying_keys_have_the_vendors_codes_and_the_keys_name(
     told(k.describe(&ghost).unwrap_err(), "KMS.NotFoundException", &ghost.0);
     told(k.rotate(&ghost).unwrap_err(), "KMS.NotFoundException", &ghost.0);
 
+    k.release(&BUCKET, &key).unwrap();
     for (state, code) in
         [(KeyState::Disabled, "KMS.DisabledException"), (KeyState::PendingDeletion, "KMS.KMSInvalidStateException")]
     {
-        k.set_state(&key, state).unwrap();
+        match state {
+            KeyState::Disabled => k.disable(&key).unwrap(),
+            _ => drop(k.schedule_deletion(&key, 30).unwrap()),
+        }
         for name in ["mine", &key.0] {
             told(k.new_kek(&key, &BUCKET, KEK).unwrap_err(), code, name);
             told(k.unwrap_kek(&key, 1, &BUCKET, KEK, &made.wrapped).unwrap_err(), code, name);
@@ -122,7 +126,8 @@ fn r59_missing_disabled_and_dying_keys_have_the_vendors_codes_and_the_keys_name(
         assert_eq!(k.describe(&key).unwrap().state, state);
         assert_eq!(k.resolve("mine").unwrap(), key);
     }
-    k.set_state(&key, KeyState::Enabled).unwrap();
+    k.cancel_deletion(&key).unwrap();
+    k.enable(&key).unwrap();
     assert_eq!(k.unwrap_kek(&key, 1, &BUCKET, KEK, &made.wrapped).unwrap().expose(), made.kek.expose());
 }
 

@@ -103,7 +103,7 @@ fn a_bucket_is_known_by_store_and_name_until_it_is_forgotten() {
     let name: BucketName = "photos".parse().unwrap();
     let (id, key) = (BucketId([4; 16]), BucketKey::random().unwrap());
     assert!(k.bucket_key(&store, &name).unwrap().is_none());
-    k.register_bucket(&store, &name, &id, &key).unwrap();
+    k.register_bucket(&store, &name, &id, &key, None).unwrap();
 
     drop(k);
     let k = c.open().unwrap();
@@ -113,14 +113,14 @@ fn a_bucket_is_known_by_store_and_name_until_it_is_forgotten() {
     assert!(k.bucket_key(&store, &"other".parse().unwrap()).unwrap().is_none());
 
     // Neither the name nor the id may become another bucket's.
-    let taken = k.register_bucket(&store, &name, &BucketId([5; 16]), &key);
+    let taken = k.register_bucket(&store, &name, &BucketId([5; 16]), &key, None);
     assert!(matches!(taken, Err(KeyError::BucketKnown(n)) if n == "photos"));
-    let taken = k.register_bucket(&other, &"x".parse().unwrap(), &id, &key);
+    let taken = k.register_bucket(&other, &"x".parse().unwrap(), &id, &key, None);
     assert!(matches!(taken, Err(KeyError::BucketKnown(_))));
-    let nowhere = k.register_bucket(&StoreId([9; 16]), &name, &BucketId([5; 16]), &key);
+    let nowhere = k.register_bucket(&StoreId([9; 16]), &name, &BucketId([5; 16]), &key, None);
     assert!(matches!(nowhere, Err(KeyError::StoreUnknown(_))));
 
-    k.register_bucket(&store, &"beach".parse().unwrap(), &BucketId([5; 16]), &key).unwrap();
+    k.register_bucket(&store, &"beach".parse().unwrap(), &BucketId([5; 16]), &key, None).unwrap();
     let names: Vec<_> = k.list_buckets(&store).unwrap().into_iter().map(|b| b.name).collect();
     assert_eq!(names, ["beach", "photos"]);
 
@@ -129,5 +129,5 @@ fn a_bucket_is_known_by_store_and_name_until_it_is_forgotten() {
     assert!(k.bucket_key(&store, &name).unwrap().is_none());
     assert!(matches!(k.describe(&managed), Err(KeyError::NotFound(_))));
     assert!(matches!(k.forget_bucket(&id), Err(KeyError::BucketUnknown(_))));
-    k.register_bucket(&store, &name, &BucketId([6; 16]), &key).unwrap();
+    k.register_bucket(&store, &name, &BucketId([6; 16]), &key, None).unwrap();
 }

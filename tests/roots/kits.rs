@@ -42,7 +42,7 @@ fn a_kit_opens_everything_that_was_there_and_names_what_was_made_since() {
     let later = keys.create_key(Some("later"), "").unwrap();
     let bucket = ssefs::types::BucketId([4; 16]);
     let key = ssefs::crypto::secret::BucketKey::random().unwrap();
-    keys.register_bucket(&ring.store, &"films".parse().unwrap(), &bucket, &key).unwrap();
+    keys.register_bucket(&ring.store, &"films".parse().unwrap(), &bucket, &key, None).unwrap();
     let lines = contents().compare(&keys).unwrap();
     let missed: Vec<_> = lines.iter().filter(|l| l.has == KitHas::Misses).map(|l| (&l.what[..], &l.note[..])).collect();
     let mut expected = [
@@ -286,6 +286,19 @@ fn a_disk_that_is_lost_with_its_keys_is_read_with_the_kit() {
     other.ssefs(&args).fails(12, &["holds a root key or a keyring already"]);
     let foreign = other.ssefs(&["key", "kit", "test", &kit, "--kit-passphrase-file", &code_file]);
     assert!(foreign.code == 6 && foreign.err.contains("misses 1 of 1"), "{foreign:?}");
+}
+
+#[test]
+fn the_deletion_of_a_key_names_the_kits_that_hold_it() {
+    let s = Sandbox::new();
+    s.ssefs(&["key", "create", "--alias", "mine"]).ok();
+    let kit = s.path("kit.txt").to_str().unwrap().to_owned();
+    s.ssefs(&["key", "kit", "create", &kit, "--kdf-memory", "1M"]).ok();
+    s.ssefs(&["key", "create", "--alias", "later"]).ok();
+    let o = s.ssefs(&["key", "delete", "mine"]);
+    assert!(o.code == 0 && o.err.contains("recovery kits 1 hold it too"), "{o:?}");
+    let o = s.ssefs(&["key", "delete", "later"]);
+    assert!(o.code == 0 && !o.err.contains("recovery kit"), "{o:?}");
 }
 
 #[test]

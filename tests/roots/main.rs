@@ -72,7 +72,7 @@ impl Ring {
         let keys = Keyring::open_or_create(&config, RootSource::in_config(&config)).unwrap().0;
         let store = keys.open_store(&dir.path().join("store"), true).unwrap();
         let key = BucketKey::take(&mut [0x5b; 32]);
-        keys.register_bucket(&store, &"photos".parse().unwrap(), &BUCKET, &key).unwrap();
+        keys.register_bucket(&store, &"photos".parse().unwrap(), &BUCKET, &key, None).unwrap();
         let cmk = keys.create_key(Some("mine"), "").unwrap();
         keys.rotate(&cmk).unwrap();
         Ring { dir, store }

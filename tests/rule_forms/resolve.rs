@@ -38,7 +38,7 @@ fn r38_a_request_has_no_effect_in_dialect_jd() {
 fn r71_an_origin_is_one_line_whatever_the_directory_is_called() {
     let rule = Rule::Aes256;
     let effective = resolve(None, [("a\nb", &rule)], None, Dialect::Native);
-    assert_eq!(effective, Effective { rule: Rule::Aes256, origin: Origin::Directory("a\nb".into()) });
+    assert_eq!(effective, Effective { asked: Rule::Aes256.into(), origin: Origin::Directory("a\nb".into()) });
     assert_eq!(effective.origin.to_string(), "directory a\\nb");
     assert_eq!([Origin::Request, Origin::Bucket, Origin::None].map(|o| o.to_string()), ["request", "bucket", "none"]);
 }

@@ -180,7 +180,12 @@ impl Bucket {
             let Some((ino, leaf)) = self.tidy.take_note() else { break };
             match self.merge_leaf(ino, leaf) {
                 Ok(n) => written = n,
-                Err(e @ (BucketError::Damaged { .. } | BucketError::Key(_) | BucketError::NotFound(_))) => {
+                Err(
+                    e @ (BucketError::Damaged { .. }
+                    | BucketError::Key(_)
+                    | BucketError::Customer(_)
+                    | BucketError::NotFound(_)),
+                ) => {
                     log::debug!("object {ino} is not merged: {e}");
                     written = 0;
                 }

@@ -3,7 +3,7 @@
 use super::super::KeyError;
 use super::super::keyring::Keyring;
 use super::super::rows::{BUCKET, VERSION};
-use super::KitContents;
+use super::{KitContents, has_bytes};
 use crate::crypto::wrap::{self, BucketCtx};
 use crate::types::{BucketId, KeyId};
 use rusqlite::types::Value;
@@ -54,9 +54,9 @@ impl KitContents {
                     KitLine { what: format!("key {}{name}", master.id), has: KitHas::Opens, note: String::new() };
                 let range = (master.id.clone(), 0)..=(master.id.clone(), u32::MAX);
                 let mut with_bytes = 0;
-                for ((_, version), wrapped) in inner.snapshot.versions.range(range).filter(|(_, w)| !w.is_empty()) {
+                for ((_, version), row) in inner.snapshot.versions.range(range).filter(|(_, row)| has_bytes(row)) {
                     with_bytes += 1;
-                    let here = wrap::unwrap_master(&root, &master.id, *version, wrapped);
+                    let here = wrap::unwrap_master(&root, &master.id, *version, &row.wrapped);
                     let held = self.version_row(&master.id, *version);
                     let held = held.map(|w| wrap::unwrap_master(&self.root, &master.id, *version, w));
                     match (here, held) {
