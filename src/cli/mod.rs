@@ -12,6 +12,7 @@ mod key;
 mod key_delete;
 mod key_service;
 mod key_show;
+mod kit;
 mod logging;
 mod material;
 mod mount;
@@ -21,7 +22,10 @@ mod options;
 mod place;
 mod print;
 mod remount;
+mod root;
+mod secrets;
 mod speed;
+mod terminal;
 mod umount;
 
 use std::ffi::OsString;
