@@ -379,7 +379,11 @@ impl Bucket {
     /// Let go of the whole content: chunks and nodes. The caller holds the names' permit.
     fn let_all_go(&self, st: &mut super::inode::State) -> Result<LetGo, BucketError> {
         let (ino, size) = (st.row.ino, st.row.size);
-        self.content(st)?;
+        match self.content(st) {
+            Ok(_) => {}
+            Err(BucketError::Key(_) | BucketError::Customer(_)) => return self.let_unkeyed_go(st),
+            Err(e) => return Err(e),
+        }
         let Some(mut old) = st.content.take() else { return Ok(LetGo::default()) };
         let Some(seal) = old.seal.clone() else { return Ok(LetGo::default()) };
         let mut nodes = std::mem::take(&mut old.writes);
@@ -391,6 +395,26 @@ impl Bucket {
         let mut new_id = || self.new_node();
         content.map.settle(&seal.secrets(&opens), 0, &mut new_id, &mut nodes);
         Ok(LetGo { content: *content, nodes })
+    }
+
+    /// The same of content whose key is not to be had: as its rows tell.
+    fn let_unkeyed_go(&self, st: &mut super::inode::State) -> Result<LetGo, BucketError> {
+        let mut all = LetGo::default();
+        loop {
+            let whole = self.free_unkeyed(st)?;
+            let Some(mut some) = st.content.take() else { return Ok(all) };
+            // At once: what is left to free is told by the nodes that are there.
+            for write in some.writes.drain(..) {
+                if let NodeWrite::Delete(id) = write {
+                    self.catalog().lock().delete_node(id).inspect_err(|e| self.fail(&e.to_string()))?;
+                }
+            }
+            all.content.delta.append(&mut some.delta);
+            all.content.freed.append(&mut some.freed);
+            if whole {
+                return Ok(all);
+            }
+        }
     }
 
     /// The keys are gone from the open rows; now from everywhere else.

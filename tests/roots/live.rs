@@ -28,9 +28,9 @@ fn who_was_told_goes_on_with_the_new_key() {
     let (a, b) = (ring.open().unwrap(), ring.open().unwrap());
     let before = b.generation().unwrap();
     let changed = a.change_root(to_passphrase(), false, &mut Tell(&b)).unwrap();
-    ring.is_whole(&b);
-    assert_eq!(b.root_id(), changed.after);
     assert_eq!(b.generation().unwrap(), before + 1);
+    assert_eq!(b.root_id(), changed.after);
+    ring.is_whole(&b);
     // And it can change the keyring.
     b.create_key(Some("later"), "").unwrap();
     assert!(a.resolve("later").is_ok());

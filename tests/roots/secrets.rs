@@ -28,7 +28,7 @@ macro_rules! has_debug {
 }
 
 /// What holds secrets and can be printed all the same, because it prints its name alone; each is made and printed below.
-const PRINTED: [&str; 3] = ["SecretText", "Passphrase", "NewKek"];
+const PRINTED: [&str; 4] = ["SecretText", "Passphrase", "NewKek", "Material"];
 
 /// Types that hold a secret and have no `Debug` at all.
 macro_rules! unprintable {
@@ -69,6 +69,7 @@ fn types_that_hold_secrets_print_their_name_alone_or_cannot_be_printed() {
     printed.push(("Passphrase", format!("{:#?}", passphrase(secret))));
     let kek = ssefs::keys::NewKek { kek: Kek::take(&mut bytes()), version: 1, wrapped: vec![] };
     printed.push(("NewKek", format!("{kek:#?}")));
+    printed.push(("Material", format!("{:#?}", ssefs::keys::Material::parse(&bytes()).unwrap())));
     let decimal = bytes().map(|b| b.to_string());
     for (name, text) in &printed {
         assert!(!text.contains("0f1e2d") && !text.contains(&to_hex(&bytes())[..12]), "{name}: {text}");

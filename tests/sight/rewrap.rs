@@ -60,12 +60,39 @@ fn r20_a_rewrap_on_a_live_mount_changes_no_byte_of_data_while_files_are_read_and
 #[test]
 fn r20_one_key_that_cannot_be_used_does_not_keep_the_others_from_being_rewrapped() {
     let Some(mut m) = Mount::real("AES256") else { return };
+    for key in ["one", "two"] {
+        m.ssefs(&["key", "create", "--alias", key]).ok();
+        fs::create_dir(m.at(key)).unwrap();
+        crate::mount::set_xattr(m.at(key), crate::RULE, format!("KMS:{key}")).unwrap();
+        put(&m, &format!("{key}/f"), content(key.len(), 5000));
+    }
+    put(&m, "one/large", content(9, 5 << 20));
     put(&m, "a", "under the bucket's own key");
     m.umount();
-    let before = show(&m, "a")["key_version"].as_u64().unwrap();
-    m.ssefs(&["key", "rotate", &format!("bucket:{BUCKET}")]).ok();
-    json(&m, 0, &["key", "rewrap", BUCKET]);
-    assert_eq!(show(&m, "a")["key_version"], before + 1);
+    let version = |m: &Mount, n: &str| show(m, n)["key_version"].as_u64().unwrap();
+    let before = version(&m, "a");
+    for key in ["one", "two", &format!("bucket:{BUCKET}")] {
+        m.ssefs(&["key", "rotate", key]).ok();
+    }
+    m.ssefs(&["key", "disable", "one"]).ok();
+    let report = json(&m, 13, &["key", "rewrap", BUCKET]);
+    assert_eq!((&report["rewrapped"], report["left"].as_array().unwrap().len()), (&2.into(), 1), "{report}");
+    assert_eq!((version(&m, "a"), version(&m, "two/f"), version(&m, "one/f")), (before + 1, 2, 1));
+    // A conversion goes on over it, and names it.
+    let report = json(&m, 13, &["object", "convert", "b:", "--new-keys"]);
+    assert_eq!(
+        (&report["objects"], &report["left"][0]["path"], &report["left_objects"]),
+        (&2.into(), &"one/f".into(), &2.into()),
+        "{report}"
+    );
+    // Its keys can be destroyed all the same.
+    let receipt = json(&m, 0, &["object", "erase", "-r", "b:one"]);
+    assert_eq!((&receipt["complete"], &receipt["objects_erased"]), (&true.into(), &2.into()), "{receipt}");
+    m.ssefs(&["key", "enable", "one"]).ok();
+    m.ssefs(&["key", "rewrap", BUCKET]).ok();
+    m.mount();
+    assert!(fs::read(m.at("two/f")).unwrap() == content(3, 5000));
+    assert_eq!(crate::mount::errno(fs::read(m.at("one/f"))), libc::EKEYREVOKED);
 }
 
 #[test]
