@@ -16,7 +16,7 @@ NEEDS_BENCH = fio:fio
 # Programs from crates.io that the tests use, each with its version, in a place of our own.
 TOOLS = $(CURDIR)/target/tools
 
-.PHONY: help build demo demo-clean tools test bench scale rewrap lint soak man install
+.PHONY: help build demo demo-clean tools test bench scale rewrap lint audit soak man install
 help:
 	@echo 'make demo    build, make a bucket with rule AES256, mount it, say what to type next'
 	@echo 'make test    the whole test suite'
@@ -24,6 +24,7 @@ help:
 	@echo 'make scale   how ssefs grows: figures and a plot in docs, up to a million files'
 	@echo 'make rewrap  rewrapping the keys of a million objects, timed'
 	@echo 'make lint    clippy and rustfmt, warnings are errors'
+	@echo 'make audit   licences, sources and advisories of all crates, by cargo-deny'
 	@echo 'make soak    the crash rounds, fsx and random operations, with new seeds, SOAK_ROUNDS times (default 10)'
 	@echo 'make install ssefs, its mount helpers and manuals under PREFIX (default /usr/local)'
 
@@ -68,6 +69,15 @@ rewrap:
 lint:
 	$(CARGO) clippy --release --all-targets --locked -- -D warnings
 	$(CARGO) fmt --check
+
+# cargo-deny takes minutes to build, once, so that `make test` does without it: tests/audit.rs checks licences, sources and
+# the advisories of packaging/advisories.tsv. Here today's advisories are fetched, where they can be.
+audit:
+	@packaging/need $(NEEDS_BUILD)
+	@packaging/need-crate cargo-deny 0.20.2 '$(TOOLS)'
+	'$(TOOLS)/bin/cargo-deny' --all-features check licenses bans sources
+	@packaging/audit-advisories '$(TOOLS)/bin/cargo-deny'
+	$(CARGO) test --release --locked --test audit
 
 SOAK_ROUNDS ?= 10
 # Operations of each of the 32 runs of fsx in a round.

@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::ops::{Command, OpError};
 
-pub use client::{ask, find_mount};
+pub use client::{ask, ask_within, find_mount};
 pub use runtime_dir::{runtime_dirs_to_search, socket_dir};
 pub use server::{Bound, Handler, Server, bind};
 

@@ -34,10 +34,13 @@ fn render() -> String {
     }
     text.push_str(
         ".SH FILES\n.TP\n.I root.key\nin the configuration directory: the root key. Whoever loses it loses the data.\n\
+         .TP\n.I root.source\nbeside it: where else the root key is kept, or the root key sealed by a passphrase.\n\
          .TP\n.I keyring.db\nbeside it: the master keys, wrapped by the root key.\n\
          .SH ENVIRONMENT\n.TP\n.B SSEFS_STORE\nthe store, where \\-\\-store is not given\n\
          .TP\n.B SSEFS_CONFIG\nthe configuration directory, where \\-\\-config is not given\n\
          .TP\n.B SSEFS_LOG\nhow much is logged: error, warn, info (if not given), debug, trace\n\
+         .TP\n.B SSEFS_COMMAND_SECONDS\nhow long a program that gives a key or a passphrase may take: 1 to 3600, 60 if not given\n\
+         .TP\n.B CREDENTIALS_DIRECTORY\nwhere systemd puts the credentials of a unit\n\
          .SH SEE ALSO\n.BR ssefs (5),\n.BR mount.ssefs (8)\n",
     );
     text
@@ -97,5 +100,5 @@ fn the_manual_names_every_command_and_every_exit_code() {
     for heading in ["ssefs mount", "ssefs umount", "ssefs encryption put", "ssefs key rewrap", "ssefs object show"] {
         assert!(page.contains(&format!(".SS {heading}\n")), "{heading}");
     }
-    assert_eq!(page.matches("\n.TP\n.B ").count(), 1 + EXIT_CODES.len() + 3, "statuses and variables");
+    assert_eq!(page.matches("\n.TP\n.B ").count(), 1 + EXIT_CODES.len() + 5, "statuses and variables");
 }

@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 
 use parking_lot::Mutex;
 
-use super::inode::{Inode, State};
+use super::inode::{Content, Inode, State};
 use super::put::Seal;
 use super::{Bucket, BucketError, Done, ROOT, now_ns};
 use crate::catalog::{FLAG_REQUEST, SealRow};
@@ -283,10 +283,12 @@ impl Bucket {
 
     /// Have the content in memory, and pass over all errors but those of keys.
     fn only_keys(&self, st: &mut State) -> Result<(), BucketError> {
-        match self.content(st) {
-            Err(e @ (BucketError::Key(_) | BucketError::Customer(_))) => Err(e),
-            _ => Ok(()),
-        }
+        let master = match self.content(st) {
+            Err(e @ (BucketError::Key(_) | BucketError::Customer(_))) => return Err(e),
+            Ok(Content { seal: Some(seal), .. }) if self.is_guarded() => seal.resolved.key.clone(),
+            _ => return Ok(()),
+        };
+        if master.0.is_empty() { Ok(()) } else { self.key_stands(&master) }
     }
 
     /// Unlock a file, or all below a directory, for a user. Nothing is converted.
@@ -384,8 +386,11 @@ impl Bucket {
             }
             // Who may set rules here speaks for all, the others for their own files.
             let all = self.may_rule(uid).is_ok();
-            let set = if all { requests.set(None, customer) } else { requests.set(Some(uid), customer) };
-            if !set && !(all && customer.is_none() && requests.set(Some(uid), None)) {
+            let mut set = requests.set(if all { None } else { Some(uid) }, customer);
+            if !set && all && customer.is_none() {
+                set = requests.set(Some(uid), None);
+            }
+            if !set {
                 return Err(match customer {
                     None => BucketError::NoAttribute,
                     Some(_) => CustomerError::TooMany("too many users have customer keys in this directory").into(),

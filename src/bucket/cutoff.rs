@@ -4,7 +4,6 @@
 //! keyring: the kernel may hold pages until a request is answered, so no event thread may wait for it.
 
 use std::collections::{HashSet, VecDeque};
-use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
@@ -14,7 +13,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::inode::{Inode, State};
 use super::{Bucket, BucketError, Done};
-use crate::keys::{KeyError, KeyService, KeyState, Keyring};
+use crate::keys::{KeyError, KeyService, KeyState, Keyring, Standing};
 use crate::rule::Method;
 use crate::types::KeyId;
 
@@ -60,10 +59,10 @@ pub(super) struct CutOff {
     lost: AtomicBool,
     /// Grows when KEKs are taken away. Read and changed while those unwrapped are locked.
     cuts: AtomicU64,
-    /// Master keys that were found not to be usable when the keyring was last looked at.
-    gone: Mutex<HashSet<KeyId>>,
+    /// Master keys that are being cut off: what was let in under them is so no more, also while it is in memory.
+    cutting: Mutex<HashSet<KeyId>>,
     /// The same by the word, or the silence, of an external service.
-    pub gone_there: Mutex<HashSet<KeyId>>,
+    pub cutting_there: Mutex<HashSet<KeyId>>,
 }
 
 impl CutOff {
@@ -81,8 +80,8 @@ impl CutOff {
             grace,
             lost: AtomicBool::new(false),
             cuts: AtomicU64::new(0),
-            gone: Mutex::default(),
-            gone_there: Mutex::default(),
+            cutting: Mutex::default(),
+            cutting_there: Mutex::default(),
         }
     }
 
@@ -96,22 +95,18 @@ impl CutOff {
 }
 
 /// What the watcher knows of the keyring.
+#[derive(Default)]
 struct Watch {
-    /// The file that is open, by device and number: another at its path is not seen through it.
-    file: Option<(u64, u64)>,
     generation: Option<u64>,
+    /// Master keys of the bucket that were not usable then.
+    unusable: HashSet<KeyId>,
     lost_since: Option<Instant>,
-}
-
-fn file_of(keys: &Keyring) -> Option<(u64, u64)> {
-    std::fs::metadata(keys.path()).ok().map(|m| (m.dev(), m.ino()))
 }
 
 impl Bucket {
     pub(super) fn start_cut_off(self: &Arc<Self>) -> std::io::Result<()> {
         let Some(keys) = self.keys.clone() else { return Ok(()) };
-        // Before anybody can put another file there.
-        let watch = Watch { file: file_of(&keys), generation: None, lost_since: None };
+        let watch = Watch::default();
         let me = self.clone();
         let run = move || me.run_cut_off(&keys, watch);
         *self.cutoff.thread.lock() = Some(std::thread::Builder::new().name("ssefs-cutoff".into()).spawn(run)?);
@@ -170,16 +165,8 @@ impl Bucket {
         }
     }
 
-    /// The keyring's generation, if what is open is what lies at its path.
-    fn keyring_generation(keys: &Keyring, watch: &Watch) -> Result<u64, KeyError> {
-        if watch.file.is_some() && file_of(keys) == watch.file {
-            return keys.generation();
-        }
-        Err(KeyError::KeyringMissing(keys.path().to_owned()))
-    }
-
     fn look_at_keys(self: &Arc<Self>, keys: &Keyring, watch: &mut Watch) {
-        let generation = match Self::keyring_generation(keys, watch) {
+        let generation = match keys.generation() {
             Ok(g) => g,
             Err(e) => {
                 let since = *watch.lost_since.get_or_insert_with(|| {
@@ -188,6 +175,7 @@ impl Bucket {
                 });
                 if since.elapsed() >= self.cutoff.grace && !self.cutoff.lost.swap(true, Ordering::AcqRel) {
                     log::error!("{e}: nothing is read or written under its keys until it is there again");
+                    self.access_changed();
                     self.drop_keks(|_| true);
                     self.report(self.carry_out(&What::AllKeys));
                 }
@@ -203,16 +191,20 @@ impl Bucket {
         }
         let in_use: HashSet<KeyId> = self.keks.lock().iter().map(|r| KeyId(r.key_id.clone())).collect();
         let unusable: HashSet<KeyId> = in_use.into_iter().filter(|key| !is_usable(keys, key)).collect();
-        let before = std::mem::replace(&mut *self.cutoff.gone.lock(), unusable.clone());
-        let gone: HashSet<KeyId> = unusable.difference(&before).cloned().collect();
+        let gone: HashSet<KeyId> = unusable.difference(&watch.unusable).cloned().collect();
+        watch.unusable = unusable;
         // Names may mean other keys now.
         self.resolved.lock().clear();
         if !gone.is_empty() {
             for key in &gone {
                 log::warn!("key {key} may not be used any more: what it encrypts is cut off");
             }
+            self.cutoff.cutting.lock().clone_from(&gone);
+            self.access_changed();
             self.drop_keks(|key| gone.contains(key));
             self.report(self.carry_out(&What::Keys(gone)));
+            // From here on the keyring is asked, which may say otherwise by now.
+            self.cutoff.cutting.lock().clear();
         }
         watch.generation = Some(generation);
     }
@@ -231,16 +223,23 @@ impl Bucket {
         self.cutoff.cuts.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// For work that takes long and holds a key meanwhile: whether it may go on.
+    /// Whether content under a master key that is in memory may be used.
     ///
     /// # Errors
     /// The key may not be used any more.
     pub(super) fn key_stands(&self, key: &KeyId) -> Result<(), BucketError> {
         self.keyring_stands()?;
-        if self.cutoff.gone.lock().contains(key) || self.cutoff.gone_there.lock().contains(key) {
-            return Err(KeyError::Disabled(key.0.clone()).into());
+        let here = self.cutoff.cutting.lock().contains(key);
+        if !here && !self.cutoff.cutting_there.lock().contains(key) {
+            return Ok(());
         }
-        Ok(())
+        // The last word is asked for, and nobody is waited for.
+        match self.keys()?.check(key, Duration::MAX) {
+            Standing::Revoked(e) | Standing::Unknown(_, e) => Err(e.into()),
+            // Enabled again while it is being cut off: that comes to its end first.
+            Standing::Usable if here => Err(KeyError::Disabled(key.0.clone()).into()),
+            Standing::Usable => Ok(()),
+        }
     }
 
     fn carry_out(self: &Arc<Self>, what: &What) -> Result<(), BucketError> {
@@ -269,13 +268,21 @@ impl Bucket {
 
     /// The files that are concerned: those in memory, and those the kernel may have pages of.
     fn affected(&self, what: &What) -> Result<Vec<u64>, BucketError> {
+        let mut found = HashSet::new();
+        let here = self.table.all();
         if let What::Unlocked(ino) = what
             && !self.inode(*ino)?.state.lock().is_dir()
         {
-            return Ok(vec![*ino]);
+            found.insert(*ino);
+            // What it held before and is still being freed, under numbers of their own.
+            let nameless = here.iter().filter(|i| {
+                let st = i.state.lock();
+                let seal = st.content.as_ref().and_then(|c| c.seal.as_ref());
+                st.row.nlink == 0 && seal.is_some_and(|s| s.is_customer())
+            });
+            found.extend(nameless.map(|i| i.ino));
+            return Ok(found.into_iter().collect());
         }
-        let mut found = HashSet::new();
-        let here = self.table.all();
         let known: HashSet<u64> = here.iter().map(|i| i.ino).collect();
         for inode in here {
             let st = inode.state.lock();

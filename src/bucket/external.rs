@@ -168,6 +168,8 @@ impl Bucket {
         let Some(rule) = self.effective_of(inode)?.asked.rule().cloned() else { return Ok(()) };
         let resolved = self.resolve_rule(&rule)?;
         if self.external_keys.lock().contains(&resolved.key.0) {
+            // A KEK made here is a hold on the key, like one that a PUT makes.
+            let _sealing = self.sealing.read();
             // Counts a use that may not come; a KEK has a million, and this happens before its first.
             self.current_kek(&resolved.key)?;
         }

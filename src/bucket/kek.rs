@@ -126,6 +126,11 @@ impl Bucket {
         Ok((id, kek))
     }
 
+    /// Take the root key that the keyring is about to be changed to.
+    pub fn accept_root(&self, id: &[u8; 8], sealed: &[u8]) -> Result<(), BucketError> {
+        Ok(self.keys()?.accept_root(id, sealed)?)
+    }
+
     /// Wrap every KEK under the newest version of its master key (SEMANTICS 20). Data is not touched; what is done stays done.
     pub fn rewrap(&self) -> Result<RewrapReport, BucketError> {
         self.health()?;

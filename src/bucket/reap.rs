@@ -69,22 +69,22 @@ impl Bucket {
                     continue;
                 }
             }
-            // The committer waits for no key service: the inode is left for a later commit, or the next opening.
-            let lost = match self.cold(&inode).map(|kek| self.fetch_aside(kek)) {
-                Some(Err(e)) if e.is_revoked() => Some(e),
-                Some(_) => {
+            // The committer waits for no key service: the inode is left for a later commit, and freed without its key when the
+            // service did not give it.
+            let unkeyed = match self.cold(&inode).map(|kek| self.fetch_aside(kek)) {
+                Some(Ok(())) => {
                     again.push(inode.clone());
                     continue;
                 }
-                None => None,
+                asked => asked.is_some(),
             };
             let mut gone = 0;
             let whole = self.when_quiet(&inode, |st| {
                 gone = st.drop_dirty(0, u64::MAX, self.cell_bytes());
-                let freed = match lost {
-                    Some(e) => Err(e),
-                    None if st.is_file() => self.free_some(st),
-                    None => Ok(true),
+                let freed = match st.is_file() {
+                    true if unkeyed => self.free_unkeyed(st),
+                    true => self.free_some(st),
+                    false => Ok(true),
                 };
                 let whole = match freed {
                     Ok(whole) => whole,

@@ -50,14 +50,20 @@ impl Bucket {
 
     /// Cut off what hangs on a key. Does not wait for it.
     fn cut_off_external(&self, key: &KeyId) {
-        let only = HashSet::from([key.clone()]);
+        self.cutoff.cutting_there.lock().insert(key.clone());
+        self.access_changed();
         self.drop_keks(|k| k == key);
-        let failed = |done: Result<(), super::BucketError>| {
+        let (bucket, cut) = (self.me.clone(), key.clone());
+        let done = move |done: Result<(), super::BucketError>| {
             if let Err(e) = done {
                 log::error!("cutting off: {e}");
             }
+            // From here on the service is asked, which may say otherwise by now.
+            if let Some(bucket) = bucket.upgrade() {
+                bucket.cutoff.cutting_there.lock().remove(&cut);
+            }
         };
-        self.cut_off(What::Keys(only), Box::new(failed));
+        self.cut_off(What::Keys(HashSet::from([key.clone()])), Box::new(done));
     }
 }
 
@@ -84,7 +90,6 @@ fn watch(bucket: &Weak<Bucket>, keys: &Keyring, each: Duration, stop: &(Mutex<bo
                 Standing::Usable => {
                     if doubtful.remove(&key).is_some() {
                         log::info!("key {key} can be used again");
-                        bucket.cutoff.gone_there.lock().remove(&key);
                     }
                     continue;
                 }
@@ -94,7 +99,6 @@ fn watch(bucket: &Weak<Bucket>, keys: &Keyring, each: Duration, stop: &(Mutex<bo
             let before = doubtful.insert(key.clone(), cut);
             if cut && (before != Some(true) || in_use.contains(&key)) {
                 log::warn!("{error}: what it encrypts is cut off");
-                bucket.cutoff.gone_there.lock().insert(key.clone());
                 bucket.cut_off_external(&key);
             } else if before.is_none() {
                 let grace = bucket.services.grace.as_secs();

@@ -38,6 +38,26 @@ pub struct Place {
     /// else /etc/ssefs for root, ~/.config/ssefs for others]
     #[arg(long, global = true, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub config: Option<PathBuf>,
+    #[command(flatten)]
+    pub root: RootArgs,
+}
+
+/// How the root key is found, where the configuration directory alone does not say all. A passphrase is never an
+/// argument: others could see it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
+pub struct RootArgs {
+    /// Read the passphrase of the root key from a file, one line that only you can read [default: ask at the terminal]
+    #[arg(long, global = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub passphrase_file: Option<PathBuf>,
+    /// Read it from this file descriptor
+    #[arg(long, global = true, value_name = "N")]
+    pub passphrase_fd: Option<i32>,
+    /// Read it from what a program prints; no shell runs it
+    #[arg(long, global = true, value_name = "COMMAND", value_hint = ValueHint::CommandString)]
+    pub passphrase_command: Option<String>,
+    /// Read the root key itself from what a program prints, whatever the configuration directory says
+    #[arg(long, global = true, value_name = "COMMAND", value_hint = ValueHint::CommandString)]
+    pub root_key_command: Option<String>,
 }
 
 /// How the answer is printed.
@@ -391,6 +411,12 @@ pub enum KeyCmd {
         #[command(flatten)]
         output: Output,
     },
+    /// The root key, which wraps all others: where it is kept
+    #[command(subcommand)]
+    Root(RootCmd),
+    /// Recovery kits: a sealed file each that opens everything, but for customer keys and keys of other services
+    #[command(subcommand)]
+    Kit(KitCmd),
     /// Move the keys that wrap a bucket's data keys to the newest version of their master key
     Rewrap {
         bucket: BucketName,
@@ -400,6 +426,128 @@ pub enum KeyCmd {
         #[command(flatten)]
         output: Output,
     },
+}
+
+/// A passphrase that is new, or not that of the root key.
+#[derive(Debug, Clone, Default, Args)]
+pub struct NewPassphrase {
+    /// Read the new passphrase from a file, one line that only you can read [default: ask twice at the terminal]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub new_passphrase_file: Option<PathBuf>,
+    /// Read it from this file descriptor
+    #[arg(long, value_name = "N", conflicts_with = "new_passphrase_file")]
+    pub new_passphrase_fd: Option<i32>,
+    /// Read it from what a program prints; no shell runs it
+    #[arg(long, value_name = "COMMAND", conflicts_with_all = ["new_passphrase_file", "new_passphrase_fd"])]
+    pub new_passphrase_command: Option<String>,
+    /// Memory that Argon2id takes for one try at it: 1M to 4G [default: 256M]
+    #[arg(long, value_name = "SIZE", value_parser = kdf_memory)]
+    pub kdf_memory: Option<u32>,
+}
+
+/// Where the root key is to be kept.
+#[derive(Debug, Clone, Args)]
+pub struct RootTo {
+    /// file or file:PATH, passphrase, command:COMMAND, credential:NAME
+    #[arg(long, value_name = "WHERE")]
+    pub to: String,
+    /// With credential: the file of the key that the credential will hold [default: read it in this process's credentials]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub key_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub new: NewPassphrase,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum RootCmd {
+    /// Show where the root key is kept, and its id
+    Show {
+        /// Load it from there and open the keyring with it
+        #[arg(long)]
+        test: bool,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Make the first root key somewhere else than in a plain file, before there is a keyring
+    #[command(after_help = "Example: ssefs key root create --to passphrase")]
+    Create {
+        #[command(flatten)]
+        to: RootTo,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Make a new root key, or with --keep move the present one, and wrap the keyring under it; no bucket is touched
+    #[command(after_help = "Live mounts are told and go on. What opened the keyring before opens it no more.\n\
+        Examples: ssefs key root change --to passphrase\n          \
+        ssefs key root change --to file:/media/stick/root.key --keep\n          \
+        ssefs key root change --to 'command:/usr/bin/pass show ssefs'\n          \
+        ssefs key root change --to credential:ssefs-root --key-file new.key")]
+    Change {
+        #[command(flatten)]
+        to: RootTo,
+        /// Keep the key itself: only where it is kept changes
+        #[arg(long)]
+        keep: bool,
+        #[command(flatten)]
+        output: Output,
+    },
+}
+
+/// The passphrase or code of a recovery kit.
+#[derive(Debug, Clone, Default, Args)]
+pub struct KitSecret {
+    /// Read the kit's passphrase or code from a file, one line that only you can read [default: ask at the terminal]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub kit_passphrase_file: Option<PathBuf>,
+    /// Read it from this file descriptor
+    #[arg(long, value_name = "N", conflicts_with = "kit_passphrase_file")]
+    pub kit_passphrase_fd: Option<i32>,
+    /// Read it from what a program prints; no shell runs it
+    #[arg(long, value_name = "COMMAND", conflicts_with_all = ["kit_passphrase_file", "kit_passphrase_fd"])]
+    pub kit_passphrase_command: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum KitCmd {
+    /// Make a recovery kit, sealed by a code that is shown once, or by a passphrase of yours
+    #[command(after_help = "Keep the file away from the machine, and the code away from the file.\n\
+        Example: ssefs key kit create /media/stick/ssefs-kit.txt")]
+    Create {
+        /// A new file
+        #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
+        file: PathBuf,
+        /// Seal it by a passphrase instead of a code; asked for twice unless one of the options below says where it is
+        #[arg(long)]
+        with_passphrase: bool,
+        #[command(flatten)]
+        secret: KitSecret,
+        /// Memory that Argon2id takes for one try at it: 1M to 4G [default: 256M]
+        #[arg(long, value_name = "SIZE", value_parser = kdf_memory)]
+        kdf_memory: Option<u32>,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Open a kit and hold it against the keyring: what it opens, what was made since; exit status 6 if it misses anything
+    Test {
+        #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
+        file: PathBuf,
+        #[command(flatten)]
+        secret: KitSecret,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Make root key and keyring from a kit; where the keyring is still there, the root key alone
+    #[command(after_help = "Example: ssefs --config /etc/ssefs key kit restore /media/stick/ssefs-kit.txt")]
+    Restore {
+        #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
+        file: PathBuf,
+        #[command(flatten)]
+        secret: KitSecret,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// List the kits that were made, and what was made since
+    List(Output),
 }
 
 #[derive(Debug, Subcommand)]
@@ -536,10 +684,34 @@ pub fn chunk_size(text: &str) -> Result<u32, String> {
     }
 }
 
+/// Parses `256M`, `1G` or a number of KiB into KiB.
+pub fn kdf_memory(text: &str) -> Result<u32, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let kib = match text[digits.len()..].to_ascii_lowercase().as_str() {
+        "k" | "kib" => 1,
+        "m" | "mib" => 1024,
+        "g" | "gib" => 1024 * 1024,
+        _ => 0,
+    };
+    match digits.parse::<u32>().ok().and_then(|n| n.checked_mul(kib)) {
+        Some(kib) if (1024..=4 * 1024 * 1024).contains(&kib) => Ok(kib),
+        _ => Err("an amount of memory is 1M to 4G".into()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use clap::CommandFactory;
+
+    #[test]
+    fn amounts_of_memory_are_bounded() {
+        assert_eq!(kdf_memory("256M"), Ok(256 * 1024));
+        assert_eq!(kdf_memory("1GiB"), Ok(1024 * 1024));
+        for bad in ["", "M", "1023K", "5G", "256", "-1M", "99999999999M"] {
+            assert!(kdf_memory(bad).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn the_definitions_are_consistent() {

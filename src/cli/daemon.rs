@@ -18,8 +18,9 @@ pub enum Side {
 /// The child's word to its parent.
 pub struct Report(File);
 
-/// Forks. Must be called before any thread exists: the child has only the calling one.
-pub fn fork_off() -> Result<Side, OpError> {
+/// Forks. Must be called before any thread exists: the child has only the calling one. `parted` is run in the parent,
+/// at once.
+pub fn fork_off(parted: impl FnOnce()) -> Result<Side, OpError> {
     let threads = fs::read_dir("/proc/self/task").map_or(1, Iterator::count);
     if threads != 1 {
         return Err(OpError::new(ErrorCode::General, format!("cannot go into the background with {threads} threads")));
@@ -46,6 +47,7 @@ pub fn fork_off() -> Result<Side, OpError> {
         }
         pid => {
             drop(to_parent);
+            parted();
             Ok(Side::Parent(await_child(from_child.into(), pid)))
         }
     }

@@ -98,6 +98,8 @@ pub fn run(place: &Place, command: &KeyCmd) -> Result<(), OpError> {
             keys.rotate(&id)?;
             show(&keys, &id, output.json)
         }
+        KeyCmd::Root(command) => super::root::run(place, command),
+        KeyCmd::Kit(command) => super::kit::run(place, command),
         KeyCmd::Import { key, alias, description, material_file, material_fd, recovery_file, seal, output, .. } => {
             if let Some(from) = recovery_file {
                 let seal = material::read(seal.seal_key_file.as_deref(), seal.seal_key_fd, "--seal-key-file")?;

@@ -39,6 +39,13 @@ pub fn run(place: &Place, keys: &Keyring, key: &KeyInfo, days: u32, seconds: Opt
         Some(seconds) => keys.schedule_deletion_in(&key.id, seconds)?,
         None => keys.schedule_deletion(&key.id, days)?,
     };
+    let kits = keys.kits_with(&key.id)?;
+    if !kits.is_empty() {
+        let numbers = kits.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
+        print::note(&format!(
+            "recovery kits {numbers} hold it too, and go on opening what it wrapped: burn them if it is to be gone"
+        ));
+    }
     Ok(())
 }
 
@@ -54,7 +61,7 @@ fn ask(place: &Place, key: &KeyInfo, user: &Dependant) -> (u64, Option<String>) 
     if !bucket_exists(store, &bucket) {
         return (0, Some(format!("{at}: not attached, so its objects cannot be counted")));
     }
-    let place = Place { store: store.clone(), config: place.config.clone() };
+    let place = place.with_store(store);
     let answer = place::run(&place, &bucket, &Command::KeyUse { key: key.id.0.clone() }, &Quiet)
         .and_then(|value| serde_json::from_value::<KeyUse>(value).map_err(|_| print::unexpected("use of the key")));
     let held = match answer {

@@ -12,6 +12,7 @@ mod key;
 mod key_delete;
 mod key_service;
 mod key_show;
+mod kit;
 mod logging;
 mod material;
 mod mount;
@@ -21,7 +22,10 @@ mod options;
 mod place;
 mod print;
 mod remount;
+mod root;
+mod secrets;
 mod speed;
+mod terminal;
 mod umount;
 
 use std::ffi::OsString;
@@ -30,6 +34,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
+use crate::keys::provider::note_given_descriptors;
 use crate::ops::OpError;
 use args::{Cli, Cmd};
 use options::Helper;
@@ -39,6 +44,7 @@ use place::Place;
 /// the helper of mount(8).
 pub fn main(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
     let argv: Vec<OsString> = argv.into_iter().collect();
+    note_given_descriptors();
     logging::start();
     let name = argv.first().and_then(|a| Path::new(a).file_name()?.to_str());
     let result = match name {

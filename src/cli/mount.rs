@@ -9,7 +9,7 @@ use std::time::Duration;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use super::args::{self, MountArgs, NewBucket};
+use super::args::{self, MountArgs, NewBucket, RootArgs};
 use super::bucket::in_use;
 use super::daemon::{self, Side};
 use super::options::{self, Options};
@@ -17,6 +17,7 @@ use super::place::{OpenStore, Place, absolute, bucket_exists, effective_uid, no_
 use super::{logging, mountpoint, print};
 use crate::bucket::{Bucket, CreateOptions, OpenOptions};
 use crate::control::{self, MountIdentity, Server};
+use crate::crypto::arena;
 use crate::fuse::{self, mount_table};
 use crate::keys::Timer;
 use crate::ops::{self, ErrorCode, OpError};
@@ -35,6 +36,13 @@ struct Plan {
     options: Options,
 }
 
+impl Plan {
+    /// False for a look at a bucket whose keyring is away.
+    fn needs_root(&self) -> bool {
+        !self.options.read_only || self.create || self.place.has_keyring()
+    }
+}
+
 /// Mounts; returns when the mount is live, or in the foreground when it has ended.
 pub fn run(place: &args::Place, args: MountArgs, sloppy: bool) -> Result<(), OpError> {
     let options = options::parse(&args.options, sloppy)?;
@@ -42,6 +50,7 @@ pub fn run(place: &args::Place, args: MountArgs, sloppy: bool) -> Result<(), OpE
     let place = args::Place {
         store: place.store.clone().or_else(|| options.store.clone()),
         config: place.config.clone().or_else(|| options.config.clone()),
+        root: if place.root == RootArgs::default() { options.root.clone() } else { place.root.clone() },
     };
     let dialect = match (args.new.dialect, &options.dialect) {
         (None, Some(name)) => Some(name.parse::<Dialect>().map_err(|e| OpError::usage(e.to_string()))?),
@@ -77,15 +86,21 @@ pub fn run(place: &args::Place, args: MountArgs, sloppy: bool) -> Result<(), OpE
         options,
     };
 
+    // Before the fork: whoever is to be asked is still there, and a program that is run meets no thread of ours.
+    harden();
+    if plan.needs_root() {
+        plan.place.load_root()?;
+    }
     if foreground {
         if let Some(log) = log {
             logging::switch(log);
         }
         return serve(&plan, || Ok(()));
     }
-    match daemon::fork_off()? {
+    match daemon::fork_off(|| plan.place.forget_root())? {
         Side::Parent(begun) => begun,
         Side::Child(report) => {
+            arena::lock_after_fork();
             let mut report = Some(report);
             let ended = serve(&plan, || {
                 let Some(report) = report.take() else { return Ok(()) };
@@ -104,11 +119,12 @@ pub fn run(place: &args::Place, args: MountArgs, sloppy: bool) -> Result<(), OpE
 
 /// Holds the mount from beginning to end; `live` is called once it answers.
 fn serve(plan: &Plan, live: impl FnOnce() -> Result<(), OpError>) -> Result<(), OpError> {
-    harden();
-    if plan.options.read_only && !plan.create && !plan.place.has_keyring() {
+    if !plan.needs_root() {
         return serve_unverified(plan, live);
     }
     let store = if plan.create { plan.place.open_or_create()? } else { plan.place.open()? };
+    // The keyring has it now, and follows when it is changed.
+    plan.place.forget_root();
     if let Some(holder) = Bucket::who_has(&store.path, &plan.bucket) {
         return Err(in_use(&plan.bucket, &holder));
     }
@@ -210,6 +226,14 @@ fn mounted(
         }
     };
     log::info!("bucket {} is mounted at {}", plan.bucket, plan.mountpoint.display());
+    let keys = arena::report();
+    if keys.unlocked_bytes > 0 {
+        log::warn!(
+            "{} of {} bytes with keys could not be locked in memory and may be swapped out: raise the limit (ulimit -l)",
+            keys.unlocked_bytes,
+            keys.bytes
+        );
+    }
 
     let handle = signals.handle();
     let watcher = std::thread::Builder::new()

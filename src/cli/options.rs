@@ -5,7 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::args::{self, MountArgs, NewBucket};
+use super::args::{self, MountArgs, NewBucket, RootArgs};
 use super::remount::{self, Remount};
 use crate::ops::OpError;
 
@@ -25,6 +25,7 @@ pub struct Options {
     pub chunk_size: Option<u32>,
     pub store: Option<PathBuf>,
     pub config: Option<PathBuf>,
+    pub root: RootArgs,
     pub commit_interval: Option<Duration>,
     pub threads: Option<usize>,
     /// A file with a customer key that unlocks what it opens, for everybody when root mounts.
@@ -51,7 +52,7 @@ pub const KERNEL: [(&str, libc::c_ulong); 5] = [
 ];
 
 const KNOWN: &str = "ro, rw, allow_other, list_sse, direct_rdwr, nonempty, create, foreground, log=FILE, rule=RULE, dialect=NAME, \
-                     chunk_size=SIZE, store=DIR, config=DIR, commit_interval=SECONDS, threads=N, customer_key_file=FILE, key_check=SECONDS, key_grace=SECONDS, service_check=SECONDS, nosuid, nodev, \
+                     chunk_size=SIZE, store=DIR, config=DIR, passphrase_file=FILE, passphrase_fd=N, commit_interval=SECONDS, threads=N, customer_key_file=FILE, key_check=SECONDS, key_grace=SECONDS, service_check=SECONDS, nosuid, nodev, \
                      noexec, noatime";
 
 /// Reads `-o` lists. With `sloppy` (mount -s) unknown options are passed over.
@@ -77,6 +78,10 @@ pub fn parse(lists: &[String], sloppy: bool) -> Result<Options, OpError> {
             ("dialect", Some(v)) if !v.is_empty() => o.dialect = Some(v.into()),
             ("store", Some(v)) if !v.is_empty() => o.store = Some(v.into()),
             ("config", Some(v)) if !v.is_empty() => o.config = Some(v.into()),
+            ("passphrase_file", Some(v)) if !v.is_empty() => o.root.passphrase_file = Some(v.into()),
+            ("passphrase_fd", Some(v)) => {
+                o.root.passphrase_fd = Some(v.parse().map_err(|_| bad("must be a number"))?);
+            }
             ("chunk_size", Some(v)) => o.chunk_size = Some(args::chunk_size(v).map_err(|e| bad(&format!(": {e}")))?),
             ("commit_interval", Some(v)) => {
                 let seconds = v.parse::<f64>().ok().filter(|s| (0.01..=3600.0).contains(s));
@@ -122,7 +127,7 @@ pub fn parse(lists: &[String], sloppy: bool) -> Result<Options, OpError> {
 #[derive(Debug)]
 pub enum Helper {
     Mount {
-        place: args::Place,
+        place: Box<args::Place>,
         mount: MountArgs,
         sloppy: bool,
     },
@@ -166,7 +171,7 @@ pub fn parse_helper(argv: impl IntoIterator<Item = OsString>) -> Result<Helper, 
     if fake {
         return Ok(Helper::Fake);
     }
-    let place = args::Place { store: o.store, config: o.config };
+    let place = Box::new(args::Place { store: o.store, config: o.config, root: o.root });
     let mount = MountArgs {
         bucket,
         mountpoint: dir.into(),

@@ -5,13 +5,18 @@ use std::env;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use serde_json::Value;
 
 use super::args;
 use super::print;
+use super::secrets::Secrets;
 use crate::bucket::{Bucket, OpenOptions};
 use crate::control::{self, Request};
-use crate::keys::{Keyring, RootSource};
+use crate::crypto::derive;
+use crate::crypto::secret::RootKey;
+use crate::keys::root::{self, NewRoot};
+use crate::keys::{self, KeyError, Keyring, RootSource};
 use crate::ops::{self, Command, ErrorCode, OpError, Progress};
 use crate::types::{BucketName, StoreId};
 
@@ -21,11 +26,14 @@ pub fn effective_uid() -> u32 {
     unsafe { libc::geteuid() }
 }
 
-/// The directories of this invocation, absolute.
-#[derive(Debug, Clone)]
+/// The directories of this invocation, absolute, and how its root key is found.
+#[derive(Clone)]
 pub struct Place {
     pub store: PathBuf,
     pub config: PathBuf,
+    pub secrets: Secrets,
+    /// The root key, once it was loaded.
+    loaded: Arc<Mutex<Option<RootKey>>>,
 }
 
 impl Place {
@@ -57,7 +65,8 @@ impl Place {
                 None => home(".config/ssefs")?,
             },
         };
-        Ok(Place { store: absolute(&store)?, config: absolute(&config)? })
+        let secrets = Secrets::new(&asked.root)?;
+        Ok(Place { store: absolute(&store)?, config: absolute(&config)?, secrets, loaded: Arc::default() })
     }
 
     /// The store's directory, which must be there; asks for no key.
@@ -78,23 +87,86 @@ impl Place {
         self.config.join("keyring.db").symlink_metadata().is_ok()
     }
 
-    fn root_source(&self) -> RootSource {
-        RootSource::in_config(&self.config)
+    /// Loads the root key now, if there is a keyring that needs one: while there is a terminal to ask at, and before any
+    /// thread is made.
+    pub fn load_root(&self) -> Result<(), OpError> {
+        let needed = keys::needed_root(&self.config)?;
+        if needed.is_some() || root::source_path(&self.config).symlink_metadata().is_ok() {
+            *self.loaded.lock() = Some(self.root_key(needed.as_ref())?);
+        }
+        Ok(())
+    }
+
+    /// Forgets a root key that was loaded: after a fork it is the child's.
+    pub fn forget_root(&self) {
+        self.loaded.lock().take();
+    }
+
+    /// The root key that the keyring needs, or without a keyring the one that is to be its first.
+    fn root_key(&self, needed: Option<&[u8; 8]>) -> Result<RootKey, OpError> {
+        let mut loaded = self.loaded.lock();
+        let fits = |key: &RootKey| needed.is_none_or(|id| derive::root_id(key) == *id);
+        let key = match loaded.take().filter(fits) {
+            Some(key) => key,
+            None => match self.secrets.root_command() {
+                Some(command) => RootSource::Command(command.clone()).load(None)?,
+                None => root::load(&self.config, needed, &self.secrets)?,
+            },
+        };
+        // Nobody is asked twice by one command.
+        *loaded = Some(copy_of(&key)?);
+        Ok(key)
+    }
+
+    /// The same for another store.
+    pub fn with_store(&self, store: &Path) -> Place {
+        Place { store: store.to_owned(), ..self.clone() }
     }
 
     /// The keyring, which must be there.
     pub fn keyring(&self) -> Result<Keyring, OpError> {
-        Ok(Keyring::open(&self.config, self.root_source())?)
+        loop {
+            let needed = keys::needed_root(&self.config)?;
+            if needed.is_none() {
+                return Err(KeyError::KeyringMissing(keys::keyring_path(&self.config)).into());
+            }
+            match self.keyring_with(needed.as_ref()) {
+                // Another process changed the root key meanwhile: what was found belongs to the old one.
+                Err(_) if keys::needed_root(&self.config)? != needed => {}
+                opened => return opened,
+            }
+        }
+    }
+
+    fn keyring_with(&self, needed: Option<&[u8; 8]>) -> Result<Keyring, OpError> {
+        let root = self.root_key(needed)?;
+        let from = match self.secrets.root_command() {
+            Some(command) => RootSource::Command(command.clone()).name(),
+            None => root::find(&self.config, needed).map_or_else(|_| "root.key".into(), |f| f.source.name()),
+        };
+        Ok(Keyring::open_with(&self.config, root, &from)?)
     }
 
     /// The keyring, made if there is none, with the root key that it needs; says where that lies.
     pub fn keyring_or_new(&self) -> Result<Keyring, OpError> {
-        let root = self.root_source();
+        if self.has_keyring() {
+            return self.keyring();
+        }
+        if let Some(command) = self.secrets.root_command() {
+            make_config_dir(&self.config)?;
+            root::create(&self.config, NewRoot::Command(command.clone()))?;
+        }
+        if root::source_path(&self.config).symlink_metadata().is_ok() {
+            let root = self.root_key(None)?;
+            Keyring::create_empty(&self.config, &root)?;
+            return Ok(Keyring::open_with(&self.config, root, "the root key")?);
+        }
+        let root = RootSource::in_config(&self.config);
         let (keys, created) = Keyring::open_or_create(&self.config, root.clone())?;
         if created.root_key {
             print::note(&format!(
                 "made a new root key, {}: copy it to a safe place; whoever loses it loses the data",
-                root.path().display()
+                root.name()
             ));
             print::note("a thief of this disk has the key too, as long as both lie on it");
         }
@@ -120,6 +192,15 @@ impl Place {
         let id = keys.open_store(&self.store, create)?;
         Ok(OpenStore { path: self.store.clone(), id, keys: Arc::new(keys) })
     }
+}
+
+fn copy_of(key: &RootKey) -> Result<RootKey, OpError> {
+    RootKey::try_from(&key.expose()[..]).map_err(|e| OpError::new(ErrorCode::General, e.to_string()))
+}
+
+/// Makes the configuration directory, 0700.
+pub fn make_config_dir(dir: &Path) -> Result<(), OpError> {
+    keys::make_private_dir(dir).map_err(|e| OpError::io(format_args!("make {}", dir.display()), &e))
 }
 
 /// A store that is open together with its keys.

@@ -33,6 +33,14 @@ pub fn ask(socket: &Path, request: &Request, progress: &dyn Progress) -> Result<
     converse(&stream, socket, request, progress)
 }
 
+/// Asks a mount that may be stuck: waits for its answer no longer than `limit`.
+pub fn ask_within(socket: &Path, request: &Request, limit: Duration) -> Result<Value, OpError> {
+    let stream = UnixStream::connect(socket).map_err(|e| gone(socket, &e))?;
+    let limited = stream.set_read_timeout(Some(limit)).and_then(|()| stream.set_write_timeout(Some(limit)));
+    limited.map_err(|e| gone(socket, &e))?;
+    converse(&stream, socket, request, &Quiet)
+}
+
 fn gone(socket: &Path, e: &io::Error) -> OpError {
     OpError::new(ErrorCode::NotFound, format!("no mount answers at {}: {e}", socket.display()))
         .hint("the process may just be ending; try again")

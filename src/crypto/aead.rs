@@ -35,24 +35,24 @@ impl ChunkAad {
 
 /// Seals and opens chunks under one chunk key, with the libraries of this build.
 pub enum ChunkCipher {
-    Aes256(CipherOf<Gcm>),
-    Sm4(CipherOf<Sm4Gcm>),
+    Aes256(Box<CipherOf<Gcm>>),
+    Sm4(Box<CipherOf<Sm4Gcm>>),
 }
 
 impl ChunkCipher {
     /// For the chunks of a sealed object: AES-256-GCM.
     pub fn sealed(key: &ChunkKey) -> Self {
-        ChunkCipher::Aes256(CipherOf::sealed(key))
+        ChunkCipher::Aes256(Box::new(CipherOf::sealed(key)))
     }
 
     /// For the chunks of a sealed object: SM4-GCM, with the first 16 bytes of the key.
     pub fn sm4(key: &ChunkKey) -> Self {
-        ChunkCipher::Sm4(CipherOf::sm4(Sm4Gcm::new(key)))
+        ChunkCipher::Sm4(Box::new(CipherOf::sm4(Sm4Gcm::new(key))))
     }
 
     /// For the chunks of a plain object: the content as it is, and a GMAC.
     pub fn plain(key: &ChunkKey) -> Self {
-        ChunkCipher::Aes256(CipherOf::plain(key))
+        ChunkCipher::Aes256(Box::new(CipherOf::plain(key)))
     }
 
     /// See [`CipherOf::seal`].

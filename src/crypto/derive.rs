@@ -21,6 +21,9 @@ pub fn root_id(k: &RootKey) -> [u8; 8] {
 pub fn keyring_key(k: &RootKey) -> MacKey {
     MacKey::take(&mut expand(k.expose(), "keyring", &[]))
 }
+pub fn kit_key(k: &RootKey, kit_id: &[u8; 16]) -> Zeroizing<[u8; 32]> {
+    expand(k.expose(), "kit", &[kit_id])
+}
 pub fn settings_key(k: &BucketKey) -> MacKey {
     MacKey::take(&mut expand(k.expose(), "settings", &[]))
 }
@@ -132,6 +135,11 @@ mod tests {
                 "keyring",
                 to_hex(keyring_key(&root).expose()),
                 "bedbd47bcac77395224eb47ac5cbdab5558cbf04e81cca3e8c6c0b2a7a23cae0",
+            ),
+            (
+                "kit",
+                to_hex(&kit_key(&root, &[7; 16])[..]),
+                "b2b369c3484b7bfbb9dfedf94a32d52725a9283ece145508a34847e8de954e20",
             ),
             (
                 "settings",

@@ -1,11 +1,14 @@
-//! Bytes in, bytes out: keys, seals, wraps and tags exactly as FORMAT.md has them. The only thing asked of the
-//! operating system is getrandom(2). Nothing here knows a file, a catalog or a bucket, and no secret is printed.
+//! Bytes in, bytes out: keys, seals, wraps and tags exactly as FORMAT.md has them. The only things asked of the
+//! operating system are getrandom(2) and locked memory for keys. Nothing here knows a file, a catalog or a bucket, and no secret is printed.
 
 pub mod aead;
+pub mod arena;
+pub mod code;
 pub mod customer;
 pub mod derive;
 pub mod gcm;
 pub mod mac;
+pub mod passphrase;
 pub mod secret;
 pub mod sm4;
 pub mod wrap;
@@ -28,4 +31,7 @@ pub enum CryptoError {
     /// getrandom(2) failed; no key and no nonce may be made.
     #[error("the kernel's random number generator failed: {0}")]
     Random(String),
+    /// A passphrase's key needs more memory than there is.
+    #[error("not enough memory to make a key of the passphrase: Argon2id needs {kib} KiB for it")]
+    Memory { kib: u32 },
 }

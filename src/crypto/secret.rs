@@ -1,8 +1,10 @@
-//! Secret bytes, a type for each purpose so that one key cannot be passed where another belongs. They live on
-//! the heap (a move copies a pointer, not the key), are wiped on drop, borrowed only, and never printed.
+//! Secret bytes, a type for each purpose so that one key cannot be passed where another belongs. They live in the
+//! arena (locked memory; a move copies a pointer, not the key), are wiped on drop, borrowed only, and never printed.
 
 use super::CryptoError;
+use super::arena::Slot;
 use std::fmt;
+use subtle::ConstantTimeEq;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 /// Fills `out` from getrandom(2). Never from a pool in user space: a resumed virtual machine would repeat it.
@@ -20,20 +22,25 @@ pub fn random_id() -> Result<[u8; 16], CryptoError> {
 macro_rules! secret {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
-        pub struct $name(Box<[u8; 32]>);
+        pub struct $name(Slot);
 
         impl $name {
             /// Takes `bytes` and wipes them where they came from.
             pub fn take(bytes: &mut [u8; 32]) -> Self {
-                let mut key = Box::new([0u8; 32]);
-                key.copy_from_slice(bytes);
+                let mut key = Slot::new();
+                key.get_mut().copy_from_slice(bytes);
                 bytes.zeroize();
                 $name(key)
             }
 
             /// The key itself. Only for the call that uses it: do not keep a copy.
             pub fn expose(&self) -> &[u8; 32] {
-                &self.0
+                self.0.get()
+            }
+
+            /// Whether it is the same key, in constant time.
+            pub fn is_same(&self, other: &Self) -> bool {
+                self.expose().ct_eq(other.expose()).into()
             }
         }
 
@@ -43,17 +50,13 @@ macro_rules! secret {
                 if bytes.len() != 32 {
                     return Err(CryptoError::Malformed { what: stringify!($name), bytes: bytes.len() });
                 }
-                let mut key = Box::new([0u8; 32]);
-                key.copy_from_slice(bytes);
+                let mut key = Slot::new();
+                key.get_mut().copy_from_slice(bytes);
                 Ok($name(key))
             }
         }
 
-        impl Drop for $name {
-            fn drop(&mut self) {
-                self.0.zeroize();
-            }
-        }
+        // The slot wipes itself.
         impl ZeroizeOnDrop for $name {}
 
         impl fmt::Debug for $name {
@@ -70,8 +73,8 @@ macro_rules! random {
         impl $name {
             /// A new one from getrandom(2).
             pub fn random() -> Result<Self, CryptoError> {
-                let mut key = Box::new([0u8; 32]);
-                fill_random(&mut key[..])?;
+                let mut key = Slot::new();
+                fill_random(key.get_mut())?;
                 Ok($name(key))
             }
         }
@@ -107,13 +110,20 @@ secret!(
     MacKey
 );
 secret!(
+    /// What Argon2id makes of a passphrase: wraps the root key.
+    PassKey
+);
+secret!(
     /// A customer's own key (SSE-C): 256 bits, given and never stored.
     CustomerKey
 );
 random!(RootKey, MasterKey, BucketKey, Kek);
 
 /// The key of one PUT: 32 bytes, or 16 for SM4.
-pub struct DataKey(Box<[u8]>);
+pub struct DataKey {
+    slot: Slot,
+    bytes: u8,
+}
 
 impl DataKey {
     /// A new key of 32 bytes (AES-256).
@@ -126,15 +136,15 @@ impl DataKey {
         Self::random_of(16)
     }
 
-    fn random_of(bytes: usize) -> Result<Self, CryptoError> {
-        let mut key = vec![0u8; bytes].into_boxed_slice();
-        fill_random(&mut key)?;
-        Ok(DataKey(key))
+    fn random_of(bytes: u8) -> Result<Self, CryptoError> {
+        let mut slot = Slot::new();
+        fill_random(&mut slot.get_mut()[..bytes.into()])?;
+        Ok(DataKey { slot, bytes })
     }
 
     /// The key itself. Only for the call that uses it: do not keep a copy.
     pub fn expose(&self) -> &[u8] {
-        &self.0
+        &self.slot.get()[..self.bytes.into()]
     }
 }
 
@@ -142,17 +152,17 @@ impl TryFrom<&[u8]> for DataKey {
     type Error = CryptoError;
     fn try_from(bytes: &[u8]) -> Result<Self, CryptoError> {
         match bytes.len() {
-            16 | 32 => Ok(DataKey(bytes.into())),
+            n @ (16 | 32) => {
+                let mut slot = Slot::new();
+                slot.get_mut()[..n].copy_from_slice(bytes);
+                Ok(DataKey { slot, bytes: n as u8 })
+            }
             n => Err(CryptoError::Malformed { what: "DataKey", bytes: n }),
         }
     }
 }
 
-impl Drop for DataKey {
-    fn drop(&mut self) {
-        self.0.zeroize();
-    }
-}
+// The slot wipes itself.
 impl ZeroizeOnDrop for DataKey {}
 
 impl fmt::Debug for DataKey {
@@ -174,7 +184,7 @@ mod tests {
                 assert_eq!(bytes, [0; 32], "the source is wiped");
             )*};
         }
-        check!(RootKey, MasterKey, BucketKey, Kek, ChunkKey, MapKey, MacKey, CustomerKey);
+        check!(RootKey, MasterKey, BucketKey, Kek, ChunkKey, MapKey, MacKey, CustomerKey, PassKey);
         assert_eq!(format!("{:#?}", DataKey::random_sm4().unwrap()), "DataKey(..)");
     }
 

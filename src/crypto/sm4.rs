@@ -19,7 +19,7 @@ const KEY_BYTES: usize = 16;
 /// One key on the fastest library at hand.
 pub enum Sm4Gcm {
     Gcrypt(Gcrypt),
-    PureRust(PureRust),
+    PureRust(Box<PureRust>),
 }
 
 impl Sm4Gcm {
@@ -27,7 +27,7 @@ impl Sm4Gcm {
     pub fn new(key: &ChunkKey) -> Self {
         match Gcrypt::new(key) {
             Some(gcrypt) => Sm4Gcm::Gcrypt(gcrypt),
-            None => Sm4Gcm::PureRust(PureRust::new(key)),
+            None => Sm4Gcm::PureRust(Box::new(PureRust::new(key))),
         }
     }
 

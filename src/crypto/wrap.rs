@@ -3,7 +3,7 @@
 
 use super::CryptoError;
 use super::gcm::{Aes256GcmBackend, Gcm, GcmBackend, TAG_BYTES};
-use super::secret::{BucketKey, DataKey, Kek, MasterKey, RootKey, fill_random};
+use super::secret::{BucketKey, DataKey, Kek, MasterKey, PassKey, RootKey, fill_random};
 use crate::types::{BucketId, KekId, KeyId, SealId, StoreId};
 use hkdf::Hkdf;
 use sha2::Sha256;
@@ -26,6 +26,14 @@ pub enum WrapLabel {
     Kek,
     Data,
     Export,
+    /// What tells deleted material again.
+    Verifier,
+    /// The root key under what a passphrase gives.
+    Root,
+    /// The next root key under the present one, on its way to a mount.
+    NextRoot,
+    /// The root key in a recovery kit.
+    Kit,
 }
 
 impl WrapLabel {
@@ -36,6 +44,10 @@ impl WrapLabel {
             WrapLabel::Kek => b"kek",
             WrapLabel::Data => b"data",
             WrapLabel::Export => b"export",
+            WrapLabel::Verifier => b"verifier",
+            WrapLabel::Root => b"root",
+            WrapLabel::NextRoot => b"next-root",
+            WrapLabel::Kit => b"kit",
         }
     }
 }
@@ -51,7 +63,7 @@ macro_rules! wrapping {
         }
     )*};
 }
-wrapping!(RootKey, MasterKey, Kek);
+wrapping!(RootKey, MasterKey, Kek, PassKey);
 
 /// Wraps `secret` (at most 64 bytes) under `wrapping`.
 pub fn wrap(
@@ -205,6 +217,23 @@ pub fn wrap_master(root: &RootKey, key_id: &KeyId, version: u32, key: &MasterKey
 pub fn unwrap_master(root: &RootKey, key_id: &KeyId, version: u32, wrapped: &[u8]) -> Result<MasterKey, CryptoError> {
     MasterKey::try_from(&unwrap(root, WrapLabel::Master, &master_context(key_id, version), wrapped)?[..])
 }
+/// What tells the deleted material of a version again.
+pub fn wrap_verifier(
+    root: &RootKey,
+    key_id: &KeyId,
+    version: u32,
+    verifier: &[u8; 32],
+) -> Result<Vec<u8>, CryptoError> {
+    wrap(root, WrapLabel::Verifier, &master_context(key_id, version), verifier)
+}
+pub fn unwrap_verifier(
+    root: &RootKey,
+    key_id: &KeyId,
+    version: u32,
+    wrapped: &[u8],
+) -> Result<Zeroizing<Vec<u8>>, CryptoError> {
+    unwrap(root, WrapLabel::Verifier, &master_context(key_id, version), wrapped)
+}
 /// A master key version for its recovery file, under a key of the owner's.
 pub fn wrap_exported(seal: &MasterKey, key_id: &KeyId, version: u32, key: &MasterKey) -> Result<Vec<u8>, CryptoError> {
     wrap(seal, WrapLabel::Export, &master_context(key_id, version), key.expose())
@@ -216,6 +245,28 @@ pub fn unwrap_exported(
     wrapped: &[u8],
 ) -> Result<MasterKey, CryptoError> {
     MasterKey::try_from(&unwrap(seal, WrapLabel::Export, &master_context(key_id, version), wrapped)?[..])
+}
+
+/// The root key under a passphrase's key, bound to its own id.
+pub fn wrap_root(key: &PassKey, id: &[u8; 8], root: &RootKey) -> Result<Vec<u8>, CryptoError> {
+    wrap(key, WrapLabel::Root, id, root.expose())
+}
+pub fn unwrap_root(key: &PassKey, id: &[u8; 8], wrapped: &[u8]) -> Result<RootKey, CryptoError> {
+    RootKey::try_from(&unwrap(key, WrapLabel::Root, id, wrapped)?[..])
+}
+/// The next root key under the present one, bound to the next one's id.
+pub fn wrap_next_root(root: &RootKey, next_id: &[u8; 8], next: &RootKey) -> Result<Vec<u8>, CryptoError> {
+    wrap(root, WrapLabel::NextRoot, next_id, next.expose())
+}
+pub fn unwrap_next_root(root: &RootKey, next_id: &[u8; 8], wrapped: &[u8]) -> Result<RootKey, CryptoError> {
+    RootKey::try_from(&unwrap(root, WrapLabel::NextRoot, next_id, wrapped)?[..])
+}
+/// The root key in a recovery kit, bound to the kit's number and id.
+pub fn wrap_kit(key: &PassKey, kit: &[u8], root: &RootKey) -> Result<Vec<u8>, CryptoError> {
+    wrap(key, WrapLabel::Kit, kit, root.expose())
+}
+pub fn unwrap_kit(key: &PassKey, kit: &[u8], wrapped: &[u8]) -> Result<RootKey, CryptoError> {
+    RootKey::try_from(&unwrap(key, WrapLabel::Kit, kit, wrapped)?[..])
 }
 
 #[cfg(test)]

@@ -212,6 +212,7 @@ fn crypto_errno(e: &CryptoError) -> i32 {
         CryptoError::WrongKey => libc::EKEYREJECTED,
         CryptoError::Damaged | CryptoError::Malformed { .. } => libc::EBADMSG,
         CryptoError::NewerVersion(_) | CryptoError::Random(_) => libc::EIO,
+        CryptoError::Memory { .. } => libc::ENOMEM,
     }
 }
 
@@ -238,24 +239,40 @@ fn key_errno(e: &KeyError) -> i32 {
         KeyError::RootMissing { .. }
         | KeyError::RootUnreadable { .. }
         | KeyError::RootTooOpen { .. }
+        | KeyError::RootForeign { .. }
         | KeyError::KeyringMissing(_)
         | KeyError::UnknownProvider { .. }
+        | KeyError::NoPassphrase { .. }
+        | KeyError::Command { .. }
+        | KeyError::NoCredential { .. }
+        | KeyError::RootChanged { .. }
         | KeyError::StoreUnknown(_)
         | KeyError::BucketUnknown(_) => libc::ENOKEY,
-        KeyError::RootMalformed { .. } | KeyError::RootWrong { .. } => libc::EKEYREJECTED,
+        KeyError::RootMalformed { .. }
+        | KeyError::RootWrong { .. }
+        | KeyError::RootSourceMalformed { .. }
+        | KeyError::RootPassphraseWrong(_)
+        | KeyError::BadPassphrase { .. }
+        | KeyError::KitWrong { .. } => libc::EKEYREJECTED,
         KeyError::NotAKeyring { .. }
         | KeyError::KeyringDamaged { .. }
         | KeyError::RowAltered { .. }
         | KeyError::RowsAltered { .. }
+        | KeyError::KitMalformed { .. }
+        | KeyError::KitDamaged { .. }
         | KeyError::KeyringOlder { .. }
         | KeyError::StoreIdMalformed { .. } => libc::EBADMSG,
         KeyError::KeyringBusy(_) => libc::EAGAIN,
         KeyError::KeyringFull(_) => libc::ENOSPC,
         KeyError::Managed(_) | KeyError::InUse { .. } | KeyError::NotNow { .. } => libc::EPERM,
-        KeyError::AliasTaken(_) | KeyError::BucketKnown(_) | KeyError::KeyThere(_) | KeyError::FileExists(_) => {
-            libc::EEXIST
-        }
+        KeyError::AliasTaken(_)
+        | KeyError::BucketKnown(_)
+        | KeyError::KeyThere(_)
+        | KeyError::FileExists(_)
+        | KeyError::KitExists(_)
+        | KeyError::KitInTheWay(_) => libc::EEXIST,
         KeyError::BadAlias(_)
+        | KeyError::RootPlace { .. }
         | KeyError::WaitDays(_)
         | KeyError::RotateDays
         | KeyError::BadDescription

@@ -263,10 +263,11 @@ impl Fs {
             // Refused in any case where it would have no effect, so that nobody believes in it (row 38).
             dialect.check_customer()?;
             let key = secret::CustomerKey::parse(value).map_err(|_| FsError::BadCustomerKey { bytes: value.len() })?;
-            return Ok(match n {
+            match n {
                 Unlock => self.bucket.unlock(caller.uid, a.ino, key)?,
                 _ => self.bucket.set_customer_key(caller.uid, a.ino, key)?,
-            });
+            }
+            return Ok(());
         }
         if n.of_rules() {
             let place = if a.ino == ROOT { Place::Bucket } else { Place::Directory };

@@ -36,8 +36,8 @@ impl Keyring {
         rule_key: Option<&KeyId>,
     ) -> Result<(), KeyError> {
         let ctx = BucketCtx { bucket: *id, store: *store, name: name.as_str() };
-        let wrapped = wrap::wrap_bucket_key(&self.root, &ctx, key)?;
         self.change(|c| {
+            let wrapped = wrap::wrap_bucket_key(&self.root(), &ctx, key)?;
             if !c.snapshot.stores.contains_key(store) {
                 return Err(KeyError::StoreUnknown(*store));
             }
@@ -72,7 +72,7 @@ impl Keyring {
                 return Ok(None);
             };
             let ctx = BucketCtx { bucket: row.id, store: *store, name: name.as_str() };
-            let key = wrap::unwrap_bucket_key(&self.root, &ctx, &row.wrapped)
+            let key = wrap::unwrap_bucket_key(&self.root(), &ctx, &row.wrapped)
                 .map_err(|source| KeyError::Unwrap { what: format!("the key of bucket {name}"), source })?;
             Ok(Some((row.id, key)))
         })

@@ -21,10 +21,46 @@ pub enum KeyError {
         "the root key {path} can be read by others (mode {mode:04o}): run chmod 600 on it, and consider it known to them"
     )]
     RootTooOpen { path: PathBuf, mode: u32 },
+    #[error("{path} belongs to user {uid}, who can read it: run chown on it, and consider it known to that user")]
+    RootForeign { path: PathBuf, uid: u32 },
     #[error("{path} is not a root key: {why}. Put the key back from your backup")]
     RootMalformed { path: PathBuf, why: &'static str },
     #[error("{path} holds the root key with id {found}, but the keyring {keyring} needs the one with id {needed}")]
     RootWrong { path: PathBuf, found: String, needed: String, keyring: PathBuf },
+
+    #[error("{path} does not say where the root key is: {why}. Put the file back from your backup")]
+    RootSourceMalformed { path: PathBuf, why: String },
+    #[error("wrong passphrase for the root key {0}")]
+    RootPassphraseWrong(String),
+    #[error("a passphrase is needed for {what}, and {why}")]
+    NoPassphrase { what: String, why: String },
+    #[error("no passphrase came from {from}: {why}")]
+    BadPassphrase { from: String, why: String },
+    #[error("the program {program} gave no key: {why}")]
+    Command { program: String, why: String },
+    #[error("the credential {name} cannot be read: {why}")]
+    NoCredential { name: String, why: String },
+    #[error("{what} cannot be the place of the root key: {why}")]
+    RootPlace { what: String, why: String },
+    #[error(
+        "the root key of the keyring {keyring} was changed from {held} to {needed} and this process has the old one: what \
+         is open stays open; mount again to use keys that were not yet in use"
+    )]
+    RootChanged { keyring: PathBuf, held: String, needed: String },
+
+    // Recovery kits.
+    #[error("{path} is not a recovery kit: {why}")]
+    KitMalformed { path: PathBuf, why: String },
+    #[error("wrong passphrase or code for recovery kit {number}")]
+    KitWrong { number: u32 },
+    #[error("recovery kit {number} in {path} was altered or is damaged: use another copy of it")]
+    KitDamaged { path: PathBuf, number: u32 },
+    #[error("{0} exists already: a recovery kit is a new file")]
+    KitExists(PathBuf),
+    #[error(
+        "{0} holds a root key or a keyring already: restore into another directory with --config DIR, or move them away"
+    )]
+    KitInTheWay(PathBuf),
 
     // The keyring's file.
     #[error("there is no keyring at {0}: put it back from your backup, or name its directory with SSEFS_CONFIG")]

@@ -83,7 +83,7 @@ impl Keyring {
                     c,
                     &row.id,
                     *version,
-                    wrap::wrap_master(&self.root, &row.id, *version, material)?,
+                    wrap::wrap_master(&self.root(), &row.id, *version, material)?,
                     *created,
                 )?;
             }

@@ -4,7 +4,7 @@ use crate::crypto::secret::random_id;
 use crate::types::to_hex;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// Makes `dir` and what is missing above it; the directories made are 0700.
@@ -56,6 +56,42 @@ pub fn create_if_absent(path: &Path, content: &[u8]) -> io::Result<bool> {
         return Err(e);
     }
     link_into_place(&beside, path)
+}
+
+/// Writes a 0600 file in the place of whatever is there: durable and whole when it returns, the old one until then.
+pub fn write_over(path: &Path, content: &[u8]) -> io::Result<()> {
+    let (beside, mut file) = create_beside(path)?;
+    let written = file.write_all(content).and_then(|()| file.sync_all()).and_then(|()| fs::rename(&beside, path));
+    if let Err(e) = written {
+        let _ = fs::remove_file(&beside);
+        return Err(e);
+    }
+    sync_dir(path.parent().unwrap_or(Path::new("/")))
+}
+
+/// Moves `from` to the place of `to`, durable when it returns.
+pub fn rename_over(from: &Path, to: &Path) -> io::Result<()> {
+    fs::rename(from, to)?;
+    sync_dir(to.parent().unwrap_or(Path::new("/")))
+}
+
+/// Overwrites a file's content with zeroes, as far as a file system writes in place. One that is not there, or that has
+/// another name as well (somebody's copy), is left alone.
+pub fn wipe(path: &Path) -> io::Result<()> {
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    let mut file = match OpenOptions::new().write(true).custom_flags(flags).open(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        // A symbolic link: what it leads to is not ours to wipe.
+        Err(e) if e.raw_os_error() == Some(libc::ELOOP) => return Ok(()),
+        opened => opened?,
+    };
+    let meta = file.metadata()?;
+    if !meta.is_file() || meta.nlink() != 1 {
+        return Ok(());
+    }
+    let zeroes = vec![0u8; usize::try_from(meta.len()).unwrap_or(0).min(1 << 20)];
+    file.write_all(&zeroes)?;
+    file.sync_all()
 }
 
 /// Opens a regular file for reading without waiting for a writer, should it be a fifo.

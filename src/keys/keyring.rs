@@ -6,12 +6,13 @@ use super::KeyError;
 use super::db;
 use super::external::Externals;
 use super::files::make_private_dir;
-use super::root::{RootSource, root_id_text};
-use super::rows::{Rows, Snapshot, Table};
-use crate::crypto::derive;
+use super::rewrap::rewrap_row;
+use super::root::{self, RootSource, root_id_text};
+use super::rows::{Rows, Snapshot, TABLES, Table};
 use crate::crypto::secret::{MacKey, MasterKey, RootKey};
+use crate::crypto::{derive, wrap};
 use crate::types::{KeyId, from_hex, to_hex};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use rusqlite::types::Value;
 use rusqlite::{Connection, TransactionBehavior};
 use std::cell::Cell;
@@ -48,13 +49,31 @@ pub type Clock = Box<dyn Fn() -> Moment + Send + Sync>;
 /// An open keyring with its root key. May be shared by threads.
 pub struct Keyring {
     path: PathBuf,
-    pub(super) root: RootKey,
-    root_id: [u8; 8],
-    pub(super) tag_key: MacKey,
+    /// Changed only while `inner` is locked.
+    held: RwLock<Arc<Held>>,
+    /// The root key that another process is about to change to, if it said so.
+    next: Mutex<Option<RootKey>>,
     clock: Clock,
     inner: Mutex<Inner>,
     pub(super) calls: AtomicU64,
     pub(super) externals: Externals,
+}
+
+/// The root key and what is derived from it.
+struct Held {
+    root: Arc<RootKey>,
+    id: [u8; 8],
+    tag_key: MacKey,
+}
+
+impl Held {
+    fn new(root: RootKey) -> Held {
+        Held { id: derive::root_id(&root), tag_key: derive::keyring_key(&root), root: Arc::new(root) }
+    }
+
+    fn rows<'a>(&'a self, path: &'a Path) -> Rows<'a> {
+        Rows { key: &self.tag_key, path }
+    }
 }
 
 /// What the mutex guards.
@@ -67,6 +86,9 @@ pub(super) struct Inner {
     /// Master key versions unwrapped since the keyring last changed.
     pub unwrapped: HashMap<(KeyId, u32), Arc<MasterKey>>,
 }
+
+/// A table and its rows.
+pub(super) type Dumped = (&'static Table, Vec<Vec<Value>>);
 
 /// An open transaction that changes the keyring.
 pub(super) struct Change<'a> {
@@ -106,27 +128,53 @@ pub fn keyring_path(config_dir: &Path) -> PathBuf {
     config_dir.join("keyring.db")
 }
 
+/// The id of the root key that the keyring in `config_dir` needs; None when there is no keyring.
+pub fn needed_root(config_dir: &Path) -> Result<Option<[u8; 8]>, KeyError> {
+    let path = keyring_path(config_dir);
+    if path.symlink_metadata().is_err() {
+        return Ok(None);
+    }
+    Rows::root_id(&db::open(&path)?, &path).map(Some)
+}
+
 impl Keyring {
     /// Opens the keyring of `config_dir`; makes root key and keyring where neither is there yet. A root key is never
     /// made beside a keyring, which needs its own.
     pub fn open_or_create(config_dir: &Path, root: RootSource) -> Result<(Keyring, Created), KeyError> {
-        let path = keyring_path(config_dir);
         let mut created = Created::default();
-        if path.symlink_metadata().is_err() {
+        if keyring_path(config_dir).symlink_metadata().is_err() {
             make_private_dir(config_dir).map_err(KeyError::io(config_dir))?;
-            if let Some(dir) = root.path().parent() {
+            if let RootSource::File(path) = &root
+                && let Some(dir) = path.parent()
+            {
                 make_private_dir(dir).map_err(KeyError::io(dir))?;
+                created.root_key = root.create_if_absent()?;
             }
-            created.root_key = root.create_if_absent()?;
-            let key = root.load(None)?;
-            let tag_key = derive::keyring_key(&key);
-            created.keyring = db::create(&path, |db| {
-                let rows = Rows { key: &tag_key, path: &path };
-                let mut empty = rows.load(db)?;
-                rows.put_meta(db, &derive::root_id(&key), (1, system_clock().unix), &mut empty)
-            })?;
+            created.keyring = Keyring::create_empty(config_dir, &root.load(None)?)?;
         }
         Ok((Keyring::open(config_dir, root)?, created))
+    }
+
+    /// Makes an empty keyring under this root key unless there is a keyring: false then.
+    pub fn create_empty(config_dir: &Path, root: &RootKey) -> Result<bool, KeyError> {
+        Keyring::create_filled(config_dir, root, 1, |_| Ok(()))
+    }
+
+    /// Makes a keyring of this generation under this root key, filled by `fill`, unless there is one: false then.
+    pub(super) fn create_filled(
+        config_dir: &Path,
+        root: &RootKey,
+        generation: u64,
+        fill: impl FnOnce(&dyn Fn(&Table, &[Value]) -> Result<(), KeyError>) -> Result<(), KeyError>,
+    ) -> Result<bool, KeyError> {
+        let path = keyring_path(config_dir);
+        let tag_key = derive::keyring_key(root);
+        db::create(&path, |db| {
+            let rows = Rows { key: &tag_key, path: &path };
+            fill(&|table, values| rows.put(db, table, values))?;
+            let mut filled = rows.load(db)?;
+            rows.put_meta(db, &derive::root_id(root), (generation, system_clock().unix), &mut filled)
+        })
     }
 
     /// Opens the keyring of `config_dir`, verifies all of it, and destroys the keys whose waiting period is over.
@@ -137,20 +185,30 @@ impl Keyring {
     /// The same by another clock.
     pub fn open_with_clock(config_dir: &Path, source: RootSource, clock: Clock) -> Result<Keyring, KeyError> {
         let path = keyring_path(config_dir);
+        let needed = to_hex(&Rows::root_id(&db::open(&path)?, &path)?);
+        Keyring::opened(config_dir, source.load(Some(&needed))?, &source.name(), clock)
+    }
+
+    /// Opens the keyring of `config_dir` with this root key. `from` is what messages call the place of the key.
+    pub fn open_with(config_dir: &Path, root: RootKey, from: &str) -> Result<Keyring, KeyError> {
+        Keyring::opened(config_dir, root, from, Box::new(system_clock))
+    }
+
+    fn opened(config_dir: &Path, root: RootKey, from: &str, clock: Clock) -> Result<Keyring, KeyError> {
+        let path = keyring_path(config_dir);
         let (db, file) = open_db(&path)?;
-        let root_id = Rows::root_id(&db, &path)?;
-        let needed = to_hex(&root_id);
-        let root = source.load(Some(&needed))?;
-        if derive::root_id(&root) != root_id {
-            let found = root_id_text(&root);
-            return Err(KeyError::RootWrong { path: source.path().to_owned(), found, needed, keyring: path });
+        let needed = Rows::root_id(&db, &path)?;
+        let held = Held::new(root);
+        if held.id != needed {
+            let (found, needed) = (root_id_text(&held.root), to_hex(&needed));
+            return Err(KeyError::RootWrong { path: from.into(), found, needed, keyring: path });
         }
-        let tag_key = derive::keyring_key(&root);
-        let mut inner = Inner { db, file, data_version: -1, snapshot: Snapshot::default(), unwrapped: HashMap::new() };
-        inner.refresh(&Rows { key: &tag_key, path: &path })?;
-        let calls = AtomicU64::new(0);
-        let externals = Externals::default();
-        let keyring = Keyring { path, root, root_id, tag_key, clock, inner: Mutex::new(inner), calls, externals };
+        root::finish(config_dir, &needed);
+        let inner = Inner { db, file, data_version: -1, snapshot: Snapshot::default(), unwrapped: HashMap::new() };
+        let (held, next) = (RwLock::new(Arc::new(held)), Mutex::new(None));
+        let (calls, externals) = (AtomicU64::new(0), Externals::default());
+        let keyring = Keyring { path, held, next, clock, inner: Mutex::new(inner), calls, externals };
+        keyring.generation()?;
         // A keyring that cannot be written to still opens what it can.
         if let Err(e) = keyring.upkeep(false) {
             log::warn!("the keyring could not be looked over for keys to be destroyed: {e}");
@@ -163,9 +221,23 @@ impl Keyring {
         &self.path
     }
 
+    /// The directory that the keyring lies in.
+    pub fn config_dir(&self) -> &Path {
+        self.path.parent().unwrap_or(Path::new("/"))
+    }
+
     /// The root key's id, 16 hexadecimal digits.
     pub fn root_id(&self) -> String {
-        to_hex(&self.root_id)
+        to_hex(&self.held().id)
+    }
+
+    /// The root key. Within `read` and `change` it is the one that the rows are wrapped under.
+    pub(super) fn root(&self) -> Arc<RootKey> {
+        Arc::clone(&self.held().root)
+    }
+
+    fn held(&self) -> Arc<Held> {
+        Arc::clone(&self.held.read())
     }
 
     /// Grows with every change, by whichever process: a mount that sees it grow asks for its keys again.
@@ -176,28 +248,31 @@ impl Keyring {
     /// Runs `f` on the newest verified snapshot.
     pub(super) fn read<T>(&self, f: impl FnOnce(&mut Inner) -> Result<T, KeyError>) -> Result<T, KeyError> {
         let mut inner = self.inner.lock();
-        inner.refresh(&self.rows())?;
+        self.refresh(&mut inner)?;
         f(&mut inner)
     }
 
     /// Runs `f` in one transaction; all of it becomes durable with the next generation, or nothing does.
     pub(super) fn change<T>(&self, f: impl FnOnce(&Change<'_>) -> Result<T, KeyError>) -> Result<T, KeyError> {
         let mut guard = self.inner.lock();
-        let rows = self.rows();
-        guard.reopen(&rows)?;
+        self.refresh(&mut guard)?;
+        let held = self.held();
+        let rows = held.rows(&self.path);
         let Inner { db, snapshot, unwrapped, .. } = &mut *guard;
         let sql = |e| KeyError::sql(&self.path)(e);
         let tx = db.transaction_with_behavior(TransactionBehavior::Immediate).map_err(sql)?;
         // Verified inside the transaction: a change never puts its tag over rows that were not.
+        held.is_needed(&tx, &self.path)?;
         let mut before = rows.load(&tx)?;
         rows.verify_meta(&tx, &mut before)?;
         not_gone_back(snapshot, &before, &self.path)?;
         let (clock, quiet) = (Cell::new(before.clock.max(self.now())), Cell::new(false));
-        let change = Change { db: &tx, rows: self.rows(), snapshot: &before, clock, quiet, wipes: Cell::new(false) };
+        let change =
+            Change { db: &tx, rows: held.rows(&self.path), snapshot: &before, clock, quiet, wipes: Cell::new(false) };
         let out = f(&change)?;
         let (clock, quiet, wipes) = (change.clock.get(), change.quiet.get(), change.wipes.get());
         let mut after = rows.load(&tx)?;
-        rows.put_meta(&tx, &self.root_id, (before.generation + u64::from(!quiet), clock), &mut after)?;
+        rows.put_meta(&tx, &held.id, (before.generation + u64::from(!quiet), clock), &mut after)?;
         let journal = wipes.then(|| open_journal(&self.path)).flatten();
         tx.commit().map_err(sql)?;
         if let Some(journal) = journal {
@@ -220,20 +295,147 @@ impl Keyring {
         (self.clock)()
     }
 
-    fn rows(&self) -> Rows<'_> {
-        Rows { key: &self.tag_key, path: &self.path }
+    /// Wraps every key under `new` and tags every row with it, in one transaction. `before_commit` may still end it.
+    pub(super) fn rewrap_under(
+        &self,
+        new: RootKey,
+        before_commit: &mut dyn FnMut() -> Result<(), KeyError>,
+    ) -> Result<(), KeyError> {
+        let mut guard = self.inner.lock();
+        self.refresh(&mut guard)?;
+        let (held, new) = (self.held(), Held::new(new));
+        let Inner { db, snapshot, unwrapped, .. } = &mut *guard;
+        let sql = |e| KeyError::sql(&self.path)(e);
+        let tx = db.transaction_with_behavior(TransactionBehavior::Immediate).map_err(sql)?;
+        held.is_needed(&tx, &self.path)?;
+        let (old_rows, new_rows) = (held.rows(&self.path), new.rows(&self.path));
+        let mut before = old_rows.load(&tx)?;
+        old_rows.verify_meta(&tx, &mut before)?;
+        not_gone_back(snapshot, &before, &self.path)?;
+        for table in TABLES {
+            for mut row in old_rows.all(&tx, table, &mut Vec::new())? {
+                rewrap_row(table, &mut row, &held.root, &new.root)?;
+                new_rows.put(&tx, table, &row)?;
+            }
+        }
+        let mut after = new_rows.load(&tx)?;
+        let clock = before.clock.max(self.now());
+        new_rows.put_meta(&tx, &new.id, (before.generation + 1, clock), &mut after)?;
+        // Nothing is committed that the new key does not open.
+        for table in TABLES {
+            for mut row in new_rows.all(&tx, table, &mut Vec::new())? {
+                rewrap_row(table, &mut row, &new.root, &new.root)?;
+            }
+        }
+        before_commit()?;
+        let journal = open_journal(&self.path);
+        tx.commit().map_err(sql)?;
+        *snapshot = after;
+        unwrapped.clear();
+        *self.held.write() = Arc::new(new);
+        if let Some(Err(e)) = journal.map(|journal| overwrite(&journal)) {
+            log::warn!("the root key is changed, but what the keyring's journal held could not be overwritten: {e}");
+        }
+        Ok(())
+    }
+
+    /// Takes the root key that another process is about to change to, wrapped under the present one
+    /// (`Steps::tell`). It is used when the keyring needs it, and not before.
+    ///
+    /// # Errors
+    /// `Unwrap`: it does not come from somebody who has the present root key.
+    pub fn accept_root(&self, next_id: &[u8; 8], sealed: &[u8]) -> Result<(), KeyError> {
+        let root = self.root();
+        let next = wrap::unwrap_next_root(&root, next_id, sealed)
+            .map_err(|source| KeyError::Unwrap { what: "the next root key".into(), source })?;
+        *self.next.lock() = Some(next);
+        Ok(())
+    }
+
+    /// The generation and every row of it as they lie in the file, verified; keys in them are wrapped under the root key,
+    /// which comes along.
+    pub(super) fn dump(&self) -> Result<(u64, Arc<RootKey>, Vec<Dumped>), KeyError> {
+        let mut inner = self.inner.lock();
+        self.refresh(&mut inner)?;
+        let held = self.held();
+        let rows = held.rows(&self.path);
+        let tx = inner.db.transaction().map_err(KeyError::sql(&self.path))?;
+        held.is_needed(&tx, &self.path)?;
+        let mut snapshot = rows.load(&tx)?;
+        rows.verify_meta(&tx, &mut snapshot)?;
+        let tables = TABLES.map(|table| Ok((table, rows.all(&tx, table, &mut Vec::new())?)));
+        let tables = tables.into_iter().collect::<Result<Vec<_>, KeyError>>()?;
+        Ok((snapshot.generation, Arc::clone(&held.root), tables))
+    }
+
+    fn refresh(&self, inner: &mut Inner) -> Result<(), KeyError> {
+        inner.reopen(&self.path)?;
+        if db::data_version(&inner.db, &self.path)? == inner.data_version {
+            return Ok(());
+        }
+        // One read transaction: the version, the rows and meta belong together.
+        let tx = inner.db.transaction().map_err(KeyError::sql(&self.path))?;
+        let needed = Rows::root_id(&tx, &self.path)?;
+        let mut held = self.held();
+        if held.id != needed {
+            held = Arc::new(Held::new(self.changed_root(&held, needed)?));
+        }
+        let rows = held.rows(&self.path);
+        let mut snapshot = rows.load(&tx)?;
+        rows.verify_meta(&tx, &mut snapshot)?;
+        not_gone_back(&inner.snapshot, &snapshot, &self.path)?;
+        let version = db::data_version(&tx, &self.path)?;
+        tx.commit().map_err(KeyError::sql(&self.path))?;
+        inner.unwrapped.clear();
+        inner.snapshot = snapshot;
+        inner.data_version = version;
+        if held.id != self.held().id {
+            log::info!("the root key was changed to {}: using that", to_hex(&held.id));
+            *self.held.write() = held;
+        }
+        Ok(())
+    }
+
+    /// The root key that the keyring was changed to: as it was told, or from its file, which asks nobody. Not from a
+    /// program: a mount must not start one that may wait for the mount.
+    fn changed_root(&self, held: &Held, needed: [u8; 8]) -> Result<RootKey, KeyError> {
+        let mut next = self.next.lock();
+        if next.as_ref().is_some_and(|k| derive::root_id(k) == needed)
+            && let Some(told) = next.take()
+        {
+            return Ok(told);
+        }
+        if let Ok(found) = root::find(self.config_dir(), Some(&needed))
+            && matches!(found.source, RootSource::File(_))
+            && let Ok(key) = root::load(self.config_dir(), Some(&needed), &root::Nobody)
+            && derive::root_id(&key) == needed
+        {
+            return Ok(key);
+        }
+        let (held, needed) = (to_hex(&held.id), to_hex(&needed));
+        Err(KeyError::RootChanged { keyring: self.path.clone(), held, needed })
+    }
+}
+
+impl Held {
+    /// Err when the keyring was changed to another root key since it was looked at.
+    fn is_needed(&self, db: &Connection, path: &Path) -> Result<(), KeyError> {
+        match Rows::root_id(db, path)? {
+            needed if needed == self.id => Ok(()),
+            _ => Err(KeyError::KeyringBusy(path.to_owned())),
+        }
     }
 }
 
 impl Inner {
     /// Follows the path to the file that lies there now; a connection stays with a file that was replaced.
-    fn reopen(&mut self, rows: &Rows<'_>) -> Result<(), KeyError> {
-        let there = file_id(rows.path).map_err(|e| match e.kind() {
-            std::io::ErrorKind::NotFound => KeyError::KeyringMissing(rows.path.to_owned()),
-            _ => KeyError::io(rows.path)(e),
+    fn reopen(&mut self, path: &Path) -> Result<(), KeyError> {
+        let there = file_id(path).map_err(|e| match e.kind() {
+            std::io::ErrorKind::NotFound => KeyError::KeyringMissing(path.to_owned()),
+            _ => KeyError::io(path)(e),
         })?;
         if there != self.file {
-            let (db, file) = open_db(rows.path)?;
+            let (db, file) = open_db(path)?;
             *self = Inner {
                 db,
                 file,
@@ -242,24 +444,6 @@ impl Inner {
                 snapshot: std::mem::take(&mut self.snapshot),
             };
         }
-        Ok(())
-    }
-
-    fn refresh(&mut self, rows: &Rows<'_>) -> Result<(), KeyError> {
-        self.reopen(rows)?;
-        if db::data_version(&self.db, rows.path)? == self.data_version {
-            return Ok(());
-        }
-        // One read transaction: the version, the rows and meta belong together.
-        let tx = self.db.transaction().map_err(KeyError::sql(rows.path))?;
-        let mut snapshot = rows.load(&tx)?;
-        rows.verify_meta(&tx, &mut snapshot)?;
-        not_gone_back(&self.snapshot, &snapshot, rows.path)?;
-        let version = db::data_version(&tx, rows.path)?;
-        tx.commit().map_err(KeyError::sql(rows.path))?;
-        self.unwrapped.clear();
-        self.snapshot = snapshot;
-        self.data_version = version;
         Ok(())
     }
 }

@@ -211,7 +211,7 @@ impl Keyring {
         if material::is_deleted(&row.wrapped) {
             return Err(KeyError::PendingImport(key.0.clone()));
         }
-        wrap::unwrap_master(&self.root, key, version, &row.wrapped)
+        wrap::unwrap_master(&self.root(), key, version, &row.wrapped)
             .map_err(|source| KeyError::Unwrap { what: format!("version {version} of key {key}"), source })
     }
 
@@ -250,7 +250,7 @@ impl Keyring {
         version: u32,
         material: &MasterKey,
     ) -> Result<(), KeyError> {
-        put_version(c, key, version, wrap::wrap_master(&self.root, key, version, material)?, self.now())
+        put_version(c, key, version, wrap::wrap_master(&self.root(), key, version, material)?, self.now())
     }
 }
 

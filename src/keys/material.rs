@@ -7,7 +7,7 @@ use super::keyring::Keyring;
 use super::masters::{KeyOrigin, KeyState, NewKey, changeable, check_names, name_of, newest, put_master, put_version};
 use super::rows::{MasterRow, Snapshot};
 use crate::crypto::mac::Mac;
-use crate::crypto::secret::MasterKey;
+use crate::crypto::secret::{MacKey, MasterKey};
 use crate::crypto::wrap;
 use crate::types::KeyId;
 use base64ct::{Base64, Base64Unpadded, Encoding};
@@ -15,7 +15,7 @@ use std::fs::File;
 use std::path::Path;
 use zeroize::Zeroizing;
 
-/// First byte of a version's `wrapped` when its material was deleted; a verifier of 32 bytes follows.
+/// First byte of a version's `wrapped` when its material was deleted; a wrapped verifier follows.
 const DELETED: u8 = 3;
 /// More than any of the forms has, with room for an end of line.
 const FILE_BYTES_MAX: usize = 128;
@@ -126,7 +126,7 @@ impl Keyring {
                 }
             }
             let Some((version, v)) =
-                missing.iter().find(|(version, v)| self.material_mac(key, *version, m.key()).verify(&v.wrapped[1..]))
+                missing.iter().find(|(version, v)| self.is_what_was_deleted(key, *version, m.key(), &v.wrapped))
             else {
                 if !missing.is_empty() {
                     return refuse("this is not the material that was deleted from it");
@@ -135,7 +135,7 @@ impl Keyring {
                 self.insert_version(c, key, version, m.key())?;
                 return Ok(version);
             };
-            put_version(c, key, *version, wrap::wrap_master(&self.root, key, *version, m.key())?, v.created)?;
+            put_version(c, key, *version, wrap::wrap_master(&self.root(), key, *version, m.key())?, v.created)?;
             if missing.len() == 1 {
                 put_master(c, &MasterRow { state: KeyState::Enabled, ..row.clone() })?;
             }
@@ -161,18 +161,27 @@ impl Keyring {
                 }
                 let material = self.unwrap_version(c.snapshot, key, *version)?;
                 let mut left = vec![DELETED];
-                left.extend_from_slice(&self.material_mac(key, *version, &material).finish());
+                let verifier = material_mac(key, *version, &material)?.finish();
+                left.extend_from_slice(&wrap::wrap_verifier(&self.root(), key, *version, &verifier)?);
                 put_version(c, key, *version, left, v.created)?;
             }
             put_master(c, &MasterRow { state: KeyState::PendingImport, ..row })
         })
     }
 
-    fn material_mac(&self, key: &KeyId, version: u32, material: &MasterKey) -> Mac {
-        let mut mac = Mac::new(&self.tag_key);
-        mac.field(b"material").field(key.0.as_bytes()).update(&version.to_le_bytes()).update(material.expose());
-        mac
+    /// Whether `material` is what the verifier in `left` tells.
+    fn is_what_was_deleted(&self, key: &KeyId, version: u32, material: &MasterKey, left: &[u8]) -> bool {
+        let verifier = wrap::unwrap_verifier(&self.root(), key, version, left.get(1..).unwrap_or_default());
+        let mac = material_mac(key, version, material);
+        verifier.is_ok_and(|verifier| mac.is_ok_and(|mac| mac.verify(&verifier)))
     }
+}
+
+/// What tells the same material again. It is kept wrapped, so that nobody can try material on it without the root key.
+fn material_mac(key: &KeyId, version: u32, material: &MasterKey) -> Result<Mac, KeyError> {
+    let mut mac = Mac::new(&MacKey::try_from(&material.expose()[..])?);
+    mac.field(b"material").field(key.0.as_bytes()).update(&version.to_le_bytes());
+    Ok(mac)
 }
 
 #[cfg(test)]

@@ -53,6 +53,12 @@ pub const VERSION: Table = Table {
 };
 pub const DEPENDANT: Table = Table { name: "dependant", columns: &["bucket_id", "key_id", "since"], key_columns: 2 };
 pub const GRANT: Table = Table { name: "key_grant", columns: &["key_id", "uid"], key_columns: 2 };
+pub const KIT: Table = Table { name: "kit", columns: &["number", "created", "id"], key_columns: 1 };
+pub const KIT_KEY: Table = Table { name: "kit_key", columns: &["number", "key_id", "version"], key_columns: 2 };
+pub const KIT_BUCKET: Table = Table { name: "kit_bucket", columns: &["number", "bucket_id"], key_columns: 2 };
+
+/// Every table with tagged rows, in the order in which meta's tag covers them (FORMAT.md, "Root key and keyring").
+pub const TABLES: [&Table; 9] = [&STORE, &BUCKET, &MASTER, &VERSION, &DEPENDANT, &GRANT, &KIT, &KIT_KEY, &KIT_BUCKET];
 
 pub struct BucketRow {
     pub id: BucketId,
@@ -91,6 +97,15 @@ pub struct VersionRow {
     pub provider_ref: Option<String>,
 }
 
+/// A recovery kit that was made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KitRow {
+    pub number: u32,
+    /// Unix seconds.
+    pub created: i64,
+    pub id: [u8; 16],
+}
+
 /// Everything in the keyring as of one generation, verified.
 #[derive(Default)]
 pub struct Snapshot {
@@ -104,6 +119,10 @@ pub struct Snapshot {
     /// Since when a bucket hangs on a key.
     pub dependants: BTreeMap<(BucketId, KeyId), i64>,
     pub grants: BTreeSet<(KeyId, u32)>,
+    /// Recovery kits by number; the newest version of each master key in them; the buckets in them.
+    pub kits: Vec<KitRow>,
+    pub kit_keys: BTreeMap<(u32, KeyId), u32>,
+    pub kit_buckets: BTreeSet<(u32, BucketId)>,
     /// Tags of all rows in order, what meta's tag covers.
     tags: Vec<u8>,
 }
@@ -184,6 +203,18 @@ impl Rows<'_> {
             let mut c = Columns { rows: self, table: &GRANT, values: row.into_iter() };
             s.grants.insert((KeyId(c.text()?), c.small()?));
         }
+        for row in self.all(db, &KIT, &mut tags)? {
+            let mut c = Columns { rows: self, table: &KIT, values: row.into_iter() };
+            s.kits.push(KitRow { number: c.small()?, created: c.integer()?, id: c.array()? });
+        }
+        for row in self.all(db, &KIT_KEY, &mut tags)? {
+            let mut c = Columns { rows: self, table: &KIT_KEY, values: row.into_iter() };
+            s.kit_keys.insert((c.small()?, KeyId(c.text()?)), c.small()?);
+        }
+        for row in self.all(db, &KIT_BUCKET, &mut tags)? {
+            let mut c = Columns { rows: self, table: &KIT_BUCKET, values: row.into_iter() };
+            s.kit_buckets.insert((c.small()?, BucketId(c.array()?)));
+        }
         s.tags = tags;
         Ok(s)
     }
@@ -232,7 +263,8 @@ impl Rows<'_> {
             .ok_or_else(|| KeyError::KeyringDamaged { path: path.to_owned(), why: "no root key id".into() })
     }
 
-    fn all(&self, db: &Connection, table: &Table, tags: &mut Vec<u8>) -> Result<Vec<Vec<Value>>, KeyError> {
+    /// The rows of one table by primary key, verified, without their tags; those go behind `tags`.
+    pub fn all(&self, db: &Connection, table: &Table, tags: &mut Vec<u8>) -> Result<Vec<Vec<Value>>, KeyError> {
         let n = table.columns.len();
         let key = table.columns[..table.key_columns].join(",");
         let sql = format!("SELECT {}, tag FROM {} ORDER BY {key}", table.columns.join(","), table.name);

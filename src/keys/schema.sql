@@ -72,3 +72,25 @@ CREATE TABLE key_grant (
   tag    BLOB NOT NULL,
   PRIMARY KEY (key_id, uid)
 ) STRICT;
+
+CREATE TABLE kit (
+  number  INTEGER PRIMARY KEY NOT NULL,     -- from 1, also on the kit itself
+  created INTEGER NOT NULL,
+  id      BLOB NOT NULL,                    -- 16 random bytes, in the kit as well
+  tag     BLOB NOT NULL
+) STRICT;
+
+CREATE TABLE kit_key (
+  number  INTEGER NOT NULL,                 -- of the kit
+  key_id  TEXT NOT NULL,                    -- a master key that it holds,
+  version INTEGER NOT NULL,                 -- up to this version
+  tag     BLOB NOT NULL,
+  PRIMARY KEY (number, key_id)
+) STRICT;
+
+CREATE TABLE kit_bucket (
+  number    INTEGER NOT NULL,
+  bucket_id BLOB NOT NULL,                  -- a bucket whose key it holds
+  tag       BLOB NOT NULL,
+  PRIMARY KEY (number, bucket_id)
+) STRICT;

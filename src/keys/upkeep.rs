@@ -6,7 +6,7 @@ use super::KeyError;
 use super::dependants::dependants_of;
 use super::keyring::{Keyring, Moment};
 use super::life::{DAY_S, destroy, next_rotation, rotate_days};
-use super::masters::{KeyState, name_of, put_master};
+use super::masters::{KeyState, put_master};
 use super::rows::{MasterRow, Snapshot};
 use crate::types::{KeyId, from_hex, to_hex};
 use parking_lot::{Condvar, Mutex};
@@ -55,7 +55,8 @@ enum Due {
 fn due(s: &Snapshot, row: &MasterRow, now: &Moment, rotates: bool) -> Option<Due> {
     match (row.state, row.delete_after) {
         (KeyState::PendingDeletion, Some(at)) => {
-            let over = at <= now.unix;
+            // Only a keyring from another time can have both; nothing is lost by waiting.
+            let over = at <= now.unix && dependants_of(s, &row.id).is_empty();
             let seen = match row.due_seen.as_deref() {
                 Some(AT_ONCE) => return over.then_some(Due::Destroy),
                 Some(text) => parse(text),
@@ -83,12 +84,20 @@ impl Keyring {
     /// Destroys keys whose time is over and, with `rotate`, rotates those that are older than their period.
     pub fn upkeep(&self, rotate: bool) -> Result<Upkept, KeyError> {
         let now = self.moment();
-        let idle = self.read(|inner| {
+        let (idle, behind) = self.read(|inner| {
             let s = &inner.snapshot;
-            Ok(now.unix - s.clock < CLOCK_STEP_S && s.masters.values().all(|row| due(s, row, &now, rotate).is_none()))
+            let idle = s.masters.values().all(|row| due(s, row, &now, rotate).is_none());
+            Ok((idle, now.unix - s.clock >= CLOCK_STEP_S))
         })?;
         let mut done = Upkept::default();
         if idle {
+            if behind {
+                // The next who can write does it, if this one cannot.
+                let _ = self.change(|c| {
+                    c.quiet.set(true);
+                    Ok(())
+                });
+            }
             return Ok(done);
         }
         self.change(|c| {
@@ -96,11 +105,6 @@ impl Keyring {
             for row in c.snapshot.masters.values() {
                 match due(c.snapshot, row, &now, rotate) {
                     None => continue,
-                    // Only a keyring from another time can have both; nothing is lost by waiting.
-                    Some(Due::Destroy) if !dependants_of(c.snapshot, &row.id).is_empty() => {
-                        log::warn!("key {} is due to be destroyed, and buckets hang on it: it stays", name_of(row));
-                        continue;
-                    }
                     Some(Due::Destroy) => {
                         destroy(c, row, now.unix)?;
                         done.destroyed.push(row.id.clone());

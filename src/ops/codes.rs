@@ -11,7 +11,14 @@ use crate::rule::RuleError;
 
 impl From<KeyError> for OpError {
     fn from(e: KeyError) -> OpError {
-        OpError::new(of_key(&e), e.to_string())
+        let error = OpError::new(of_key(&e), e.to_string());
+        match e {
+            KeyError::NoPassphrase { .. } => error.hint(
+                "--passphrase-file FILE, --passphrase-fd N or --passphrase-command COMMAND; in fstab the option \
+                 passphrase_file=FILE; or keep the root key where nobody is asked: ssefs key root change",
+            ),
+            _ => error,
+        }
     }
 }
 
@@ -45,8 +52,17 @@ fn of_key(e: &KeyError) -> ErrorCode {
         KeyError::RootMissing { .. }
         | KeyError::RootUnreadable { .. }
         | KeyError::RootTooOpen { .. }
+        | KeyError::RootForeign { .. }
         | KeyError::RootMalformed { .. }
         | KeyError::RootWrong { .. }
+        | KeyError::RootSourceMalformed { .. }
+        | KeyError::RootPassphraseWrong(_)
+        | KeyError::NoPassphrase { .. }
+        | KeyError::BadPassphrase { .. }
+        | KeyError::Command { .. }
+        | KeyError::NoCredential { .. }
+        | KeyError::RootChanged { .. }
+        | KeyError::KitWrong { .. }
         | KeyError::KeyringMissing(_)
         | KeyError::NotAKeyring { .. }
         | KeyError::NotFound(_)
@@ -62,17 +78,24 @@ fn of_key(e: &KeyError) -> ErrorCode {
         | KeyError::RowsAltered { .. }
         | KeyError::KeyringOlder { .. }
         | KeyError::Unwrap { .. }
+        | KeyError::KitMalformed { .. }
+        | KeyError::KitDamaged { .. }
         | KeyError::StoreIdLost(_)
         | KeyError::StoreIdMalformed { .. } => ErrorCode::Damage,
         KeyError::KeyringNewer { .. } => ErrorCode::Newer,
         KeyError::KeyringBusy(_) => ErrorCode::Busy,
         KeyError::KeyringFull(_) => ErrorCode::Full,
-        KeyError::Managed(_) | KeyError::InUse { .. } | KeyError::NotNow { .. } => ErrorCode::Refused,
+        KeyError::Managed(_) | KeyError::RootPlace { .. } | KeyError::InUse { .. } | KeyError::NotNow { .. } => {
+            ErrorCode::Refused
+        }
         KeyError::Denied { .. } => ErrorCode::Permission,
         KeyError::Material { .. } | KeyError::Recovery { .. } => ErrorCode::Key,
-        KeyError::AliasTaken(_) | KeyError::BucketKnown(_) | KeyError::KeyThere(_) | KeyError::FileExists(_) => {
-            ErrorCode::Exists
-        }
+        KeyError::AliasTaken(_)
+        | KeyError::BucketKnown(_)
+        | KeyError::KeyThere(_)
+        | KeyError::FileExists(_)
+        | KeyError::KitExists(_)
+        | KeyError::KitInTheWay(_) => ErrorCode::Exists,
         KeyError::BadProvider(ProviderError::Setup(_))
         | KeyError::BadAlias(_)
         | KeyError::WaitDays(_)

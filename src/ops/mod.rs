@@ -17,11 +17,14 @@ pub use progress::{Progress, Quiet};
 pub use wire::WirePath;
 
 use crate::bucket::{Ask, Bucket, Listed};
+use crate::crypto::wrap::WRAP_OVERHEAD;
 use crate::rule::{self, Dialect, Place, Rule, RuleError};
-use crate::types::KeyId;
+use crate::types::{KeyId, from_hex};
 
 pub mod check;
 pub mod speed;
+
+const WRAPPED_ROOT_BYTES: usize = WRAP_OVERHEAD + 32;
 
 /// The forms a rule is shown in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,6 +79,8 @@ pub enum Command {
     Compact,
     /// Makes everything durable that was acknowledged.
     Commit,
+    /// The root key that the keyring is about to be changed to, wrapped under the present one; both in hexadecimal.
+    NextRoot { id: String, sealed: String },
 }
 
 impl Command {
@@ -153,6 +158,12 @@ pub fn run(bucket: &Bucket, caller_uid: u32, command: &Command, progress: &dyn P
         }
         Command::Commit => {
             bucket.commit()?;
+            Ok(Value::Null)
+        }
+        Command::NextRoot { id, sealed } => {
+            let parsed = from_hex::<8>(id).zip(from_hex::<WRAPPED_ROOT_BYTES>(sealed));
+            let (id, sealed) = parsed.ok_or_else(|| OpError::usage("that is no wrapped root key"))?;
+            bucket.accept_root(&id, &sealed)?;
             Ok(Value::Null)
         }
     }

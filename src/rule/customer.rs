@@ -37,7 +37,7 @@ impl Customer {
 
 fn bytes(hex: &str) -> Option<[u8; 32]> {
     let lower = |c: &u8| matches!(c, b'0'..=b'9' | b'a'..=b'f');
-    if hex.len() != 64 || !hex.as_bytes().iter().all(|c| lower(c)) {
+    if hex.len() != 64 || !hex.as_bytes().iter().all(lower) {
         return None;
     }
     let mut out = [0u8; 32];

@@ -95,6 +95,42 @@ fn unlinked_and_open_while_it_is_locked_an_object_goes_when_it_is_closed() {
     m.remount();
     m.umount();
     assert_eq!(rows(&m, "SELECT count(*) FROM seal", |r| r.get::<_, i64>(0)), [0]);
+    // And when a crash has left it: nobody has its key any more.
+    m.mount();
+    let g = put(&m, "g", &key(1), &[1; 500_000]);
+    let file = OpenOptions::new().read(true).write(true).open(&g).unwrap();
+    fs::remove_file(&g).unwrap();
+    file.sync_all().unwrap();
+    m.kill9();
+    drop(file);
+    m.mount();
+    m.remount();
+    m.umount();
+    assert_eq!(rows(&m, "SELECT count(*) FROM seal", |r| r.get::<_, i64>(0)), [0]);
+    assert_eq!(rows(&m, "SELECT count(*) FROM orphan", |r| r.get::<_, i64>(0)), [0]);
+    m.mount();
+}
+
+#[test]
+fn a_tree_of_locked_objects_is_deleted_and_renamed_over_without_a_key() {
+    let Some(mut m) = Mount::real("AES256") else { return };
+    fs::create_dir_all(m.at("d/e")).unwrap();
+    set_xattr(m.at("d"), KEY, key(1)).unwrap();
+    for n in 0..30 {
+        fs::write(m.at(format!("d/e/{n}")), vec![n as u8; 20_000]).unwrap();
+    }
+    m.remount();
+    fs::write(m.at("new"), b"new").unwrap();
+    fs::rename(m.at("new"), m.at("d/e/5")).unwrap();
+    assert_eq!(fs::read(m.at("d/e/5")).unwrap(), b"new");
+    fs::remove_dir_all(m.at("d")).unwrap();
+    m.remount();
+    m.umount();
+    for table in ["seal", "request", "dir_customer", "orphan"] {
+        let sql = format!("SELECT count(*) FROM {table}");
+        assert_eq!(rows(&m, &sql, |r| r.get::<_, i64>(0)), [0], "{table}");
+    }
+    m.mount();
 }
 
 #[test]

@@ -54,6 +54,13 @@ fn r29_sse_c_is_refused_as_a_rule_in_every_form() {
         File::create(m.at("f")).unwrap();
         assert_eq!(errno(set_xattr(m.at("f"), "user.sse.algorithm", rule)), libc::EINVAL, "{rule}");
     }
+    for rule in [
+        "<ServerSideEncryptionRule><ApplyServerSideEncryptionByDefault><SSEAlgorithm>SSE-C</SSEAlgorithm>\
+         </ApplyServerSideEncryptionByDefault></ServerSideEncryptionRule>",
+        r#"{"Rules":[{"ApplyServerSideEncryptionByDefault":{"SSEAlgorithm":"SSE-C"}}]}"#,
+    ] {
+        refused(&m, set_xattr(m.path(), "user.sse.default", rule), libc::EINVAL, &["InvalidEncryptionAlgorithmError"]);
+    }
     assert_eq!(get_xattr(m.path(), "user.sse.default").unwrap(), b"AES256");
 }
 

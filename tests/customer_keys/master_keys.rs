@@ -72,6 +72,62 @@ fn r30_a_disabled_key_is_cut_off_also_for_open_files_and_mappings_and_comes_back
 }
 
 #[test]
+fn a_disabled_key_stops_who_writes_without_a_pause_and_loses_nothing_acknowledged() {
+    let Some(mut m) = with_key("mine") else { return };
+    let f = m.at("f");
+    fs::write(&f, vec![3; 300_000]).unwrap();
+    let writers: Vec<_> = (0..3u64)
+        .map(|n| {
+            let file = OpenOptions::new().read(true).write(true).open(&f).unwrap();
+            std::thread::spawn(move || {
+                let mut count = 0u64;
+                loop {
+                    match file.write_at(&(count + 1).to_le_bytes(), n * 100_000) {
+                        Ok(_) => count += 1,
+                        Err(e) => return (count, e.raw_os_error()),
+                    }
+                    let _ = file.read_at(&mut [0; 5000], n * 90_000);
+                }
+            })
+        })
+        .collect();
+    std::thread::sleep(Duration::from_millis(300));
+    set_state(&m, "mine", false);
+    let ended: Vec<(u64, Option<i32>)> = writers.into_iter().map(|w| w.join().unwrap()).collect();
+    assert!(ended.iter().all(|(n, e)| *n > 0 && *e == Some(libc::EKEYREVOKED)), "{ended:?}");
+    assert!(eventually(|| File::open(&f).is_err()));
+    set_state(&m, "mine", true);
+    m.remount();
+    let got = fs::read(&f).unwrap();
+    for (n, (count, _)) in ended.into_iter().enumerate() {
+        assert_eq!(got[n * 100_000..][..8], count.to_le_bytes(), "writer {n}");
+    }
+}
+
+#[test]
+fn a_keyring_put_in_place_by_a_rename_is_followed_but_not_an_older_one() {
+    let Some(m) = with_key("mine") else { return };
+    let (f, at) = (m.at("f"), m.config().join("keyring.db"));
+    fs::write(&f, vec![3; 10_000]).unwrap();
+    let older = m.beside("older");
+    fs::copy(&at, &older).unwrap();
+    // A copy is changed, and takes the keyring's place: what the mount has open never changes again.
+    fs::copy(&at, m.config().join("kept")).unwrap();
+    set_state(&m, "mine", false);
+    let disabled = m.beside("disabled");
+    fs::rename(&at, &disabled).unwrap();
+    fs::rename(m.config().join("kept"), &at).unwrap();
+    set_state(&m, "mine", false);
+    assert!(eventually(|| File::open(&f).is_err()));
+    assert_eq!(errno(File::open(&f)), libc::EKEYREVOKED);
+    set_state(&m, "mine", true);
+    assert!(eventually(|| fs::read(&f).is_ok()));
+    fs::rename(&older, &at).unwrap();
+    assert!(eventually(|| File::open(&f).is_err()), "an older one is none: after the grace");
+    assert_eq!(errno(File::open(&f)), libc::ENOKEY);
+}
+
+#[test]
 fn a_keyring_that_is_gone_is_borne_for_the_grace_and_then_cuts_off_until_it_is_back() {
     let Some(m) = with_key("mine") else { return };
     let f = m.at("f");

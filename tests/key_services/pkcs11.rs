@@ -287,14 +287,21 @@ fn a_pin_comes_from_a_descriptor_or_a_variable_as_well_and_never_from_the_comman
     m.set_env("MY_PIN", PIN);
     m.ssefs(&["key", "create", "--provider", &of("env:MY_PIN")]).ok();
     m.ssefs(&["key", "create", "--provider", &of("env:NO_SUCH")]).fails_saying(&["env:NO_SUCH"]);
-    let mut c = m.command(&["-c", "exec \"$@\" 7<\"$0\""]);
-    let program = c.get_program().to_owned();
-    let mut sh = Command::new("sh");
-    sh.args(["-c", "exec \"$@\" 7<\"$0\""]).arg(token.pin_file()).arg(program);
-    sh.args(["key", "create", "--provider", &of("fd:7")]).current_dir(c.get_current_dir().unwrap());
-    sh.envs(c.get_envs().filter_map(|(n, v)| Some((n, v?))));
-    c.stdin(std::process::Stdio::null());
-    run(&mut sh).ok();
+    // With these descriptors and no others.
+    let through_sh = |redirections: &str, source: &str| {
+        let c = m.command(&[]);
+        let mut sh = Command::new("sh");
+        sh.args(["-c", &format!("exec \"$@\" {redirections}")]).arg("sh").arg(c.get_program());
+        sh.args(["key", "create", "--provider", &of(source)]).current_dir(c.get_current_dir().unwrap());
+        run(sh.envs(c.get_envs().filter_map(|(n, v)| Some((n, v?)))))
+    };
+    let pin = token.pin_file();
+    through_sh(&format!("7<'{}'", pin.display()), "fd:7").ok();
+    // A number that is one of ssefs's own files by now, or nothing at all, is not read.
+    for fd in 3..10 {
+        let ran = through_sh("3<&- 4<&- 5<&- 6<&- 7<&- 8<&- 9<&-", &format!("fd:{fd}"));
+        ran.fails_saying(&["not given such a descriptor"]);
+    }
     let value = format!("pkcs11:token=T?module-path={}&pin-value={PIN}", token.module);
     let ran = m.ssefs(&["key", "create", "--provider", &value]);
     ran.fails_saying(&["seen by others"]);

@@ -50,7 +50,7 @@ fn a_bucket_that_is_deleted_lets_its_keys_go_and_one_that_is_made_holds_the_key_
     k.register_bucket(&store, &"photos".parse().unwrap(), &A, &secret, Some(&key)).unwrap();
     let user = &k.describe(&key).unwrap().used_by[0];
     assert_eq!(user.place, Some(("photos".into(), c.beside("store").canonicalize().unwrap())));
-    assert_eq!(k.keys_of(&A).unwrap(), [key.clone()]);
+    assert_eq!(k.keys_of(&A).unwrap(), std::slice::from_ref(&key));
     k.forget_bucket(&A).unwrap();
     assert_eq!(users(&k, &key), []);
     // A key that cannot be used makes no bucket, and nothing is left of the try.

@@ -1,8 +1,9 @@
 //! Root key and keyring file: made once, refused when wrong, tampering noticed.
 
 use crate::{Config, chmod};
+use ssefs::crypto::passphrase::{Passphrase, SecretText};
 use ssefs::crypto::secret::BucketKey;
-use ssefs::keys::{Created, KeyError, KeyService, KeyState, Keyring, RootSource};
+use ssefs::keys::{Created, KeyError, KeyService, KeyState, Keyring, KitSeal, RootSource};
 use ssefs::types::BucketId;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -148,6 +149,8 @@ fn full(c: &Config) -> Keyring {
     k.rotate(&cmk).unwrap();
     k.depend(&bucket, &cmk).unwrap();
     k.grant(&cmk, 1000, true).unwrap();
+    let phrase = SecretText::copy_of(b"correct horse").and_then(|t| Passphrase::from_line(t).ok()).unwrap();
+    k.create_kit(&c.beside("kit"), KitSeal::Passphrase(phrase), 64).unwrap();
     k
 }
 
@@ -187,6 +190,14 @@ fn r64_an_edit_of_any_column_is_noticed_and_the_row_named() {
         ("dependant", "since", "0"),
         ("key_grant", "key_id", "'mk-0'"),
         ("key_grant", "uid", "uid + 1"),
+        ("kit", "number", "number + 7"),
+        ("kit", "created", "created - 1"),
+        ("kit", "id", "zeroblob(16)"),
+        ("kit_key", "number", "number + 7"),
+        ("kit_key", "key_id", "'mk-0' || key_id"),
+        ("kit_key", "version", "version + 1"),
+        ("kit_bucket", "number", "number + 7"),
+        ("kit_bucket", "bucket_id", "zeroblob(16)"),
     ];
     for (in_table, column, value) in edits {
         fs::write(c.db(), &good).unwrap();
@@ -209,7 +220,17 @@ fn r64_removed_rows_and_older_rows_put_back_are_noticed() {
     let k = full(&c);
     let cmk = k.resolve("mine").unwrap();
     let good = fs::read(c.db()).unwrap();
-    for table in ["store", "bucket", "master_key", "master_key_version", "dependant", "key_grant"] {
+    for table in [
+        "store",
+        "bucket",
+        "master_key",
+        "master_key_version",
+        "dependant",
+        "key_grant",
+        "kit",
+        "kit_key",
+        "kit_bucket",
+    ] {
         fs::write(c.db(), &good).unwrap();
         c.sql(&format!("DELETE FROM {table} WHERE rowid = (SELECT max(rowid) FROM {table})"));
         assert!(matches!(c.refusal(), KeyError::RowsAltered { .. }), "{table}");

@@ -89,7 +89,7 @@ fn a_recovery_file_brings_a_destroyed_key_back_under_its_id() {
     k.release(&BUCKET, &key).unwrap();
     k.schedule_deletion_in(&key, 1).unwrap();
     time.pass(2);
-    assert_eq!(k.upkeep(false).unwrap().destroyed, [key.clone()]);
+    assert_eq!(k.upkeep(false).unwrap().destroyed, std::slice::from_ref(&key));
     assert!(matches!(k.unwrap_kek(&key, 2, &BUCKET, KekId(1), &kek.wrapped), Err(KeyError::Destroyed { .. })));
     let taken = k.create_key(Some("mine"), "").unwrap();
 

@@ -23,6 +23,8 @@ use subtle::ConstantTimeEq;
 use crate::crypto::secret::MasterKey;
 use crate::types::{BucketId, KekId, KeyId};
 
+pub use pin::note_given_descriptors;
+
 pub use external::{Calls, External, Standing};
 
 /// Longest blob that is kept; AWS KMS gives at most 6144 bytes.

@@ -17,6 +17,30 @@ use super::ProviderError;
 /// Longest PIN, in bytes.
 const PIN_BYTES_MAX: usize = 255;
 
+/// The descriptors that this process was given, with device and inode of each.
+static GIVEN: OnceLock<HashMap<RawFd, (u64, u64)>> = OnceLock::new();
+
+/// Notes which descriptors the process was started with. By then nothing of its own may be open: a number that it was not
+/// given would else be one of its own files by the time a PIN is read from it.
+pub fn note_given_descriptors() {
+    GIVEN.get_or_init(|| {
+        let numbers = std::fs::read_dir("/proc/self/fd").into_iter().flatten();
+        let numbers: Vec<RawFd> = numbers.filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok()).collect();
+        numbers.into_iter().filter_map(|fd| Some((fd, identity(fd)?))).collect()
+    });
+}
+
+/// Device and inode of an open descriptor.
+fn identity(fd: RawFd) -> Option<(u64, u64)> {
+    let mut st = std::mem::MaybeUninit::<libc::stat>::uninit();
+    // SAFETY: fstat writes one stat, which st is, and is read only when it succeeded.
+    (unsafe { libc::fstat(fd, st.as_mut_ptr()) } == 0).then(|| {
+        // SAFETY: fstat has filled it.
+        let st = unsafe { st.assume_init() };
+        (st.st_dev as u64, st.st_ino as u64)
+    })
+}
+
 /// A PIN; wiped, and never printed.
 pub type Pin = Zeroizing<String>;
 
@@ -79,6 +103,9 @@ impl PinSource {
                 if let Some(pin) = read.get(fd) {
                     return Ok(pin.clone());
                 }
+                if GIVEN.get().is_some_and(|given| given.get(fd).is_none_or(|id| identity(*fd) != Some(*id))) {
+                    return Err(failed(&"this process was not given such a descriptor"));
+                }
                 // SAFETY: the number is checked to be open by dup, and the borrow ends with this statement.
                 let owned = unsafe { BorrowedFd::borrow_raw(*fd) }.try_clone_to_owned().map_err(|e| failed(&e))?;
                 let pin = from(File::from(owned)).map_err(|e| failed(&e))?;
@@ -106,11 +133,14 @@ impl std::fmt::Display for PinSource {
     }
 }
 
-/// The first line of a file.
-fn from(file: File) -> io::Result<Pin> {
+/// The first line of a file. Not more is read: of a pipe the end may never come.
+fn from(mut file: File) -> io::Result<Pin> {
     // Room for all from the start: a buffer that grows would leave parts of the PIN behind.
-    let mut bytes = Zeroizing::new(Vec::with_capacity(PIN_BYTES_MAX + 3));
-    file.take(PIN_BYTES_MAX as u64 + 2).read_to_end(&mut bytes)?;
+    let mut bytes = Zeroizing::new(Vec::with_capacity(PIN_BYTES_MAX + 2));
+    let mut byte = Zeroizing::new([0u8]);
+    while bytes.len() < PIN_BYTES_MAX + 2 && file.read(&mut byte[..])? == 1 && byte[0] != b'\n' {
+        bytes.push(byte[0]);
+    }
     let text = std::str::from_utf8(&bytes).map_err(|_| io::Error::other("it is not UTF-8"))?;
     Ok(Zeroizing::new(text.trim_end_matches(['\r', '\n']).to_owned()))
 }
@@ -159,10 +189,9 @@ mod tests {
     fn a_descriptor_is_read_once_and_remembered() {
         let (read, mut write) = io::pipe().unwrap();
         write.write_all(b"hush\n").unwrap();
-        drop(write);
         let source = PinSource::Fd(std::os::fd::AsRawFd::as_raw_fd(&read));
         assert_eq!(*source.read().unwrap(), "hush");
-        drop(read);
+        drop((read, write));
         assert_eq!(*source.read().unwrap(), "hush");
         assert!(PinSource::Fd(987_654).read().is_err());
     }
