@@ -18,6 +18,7 @@ mod material;
 mod mount;
 mod mountpoint;
 mod object;
+mod object_args;
 mod options;
 mod place;
 mod print;
