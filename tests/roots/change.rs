@@ -315,3 +315,18 @@ fn a_power_cut_that_takes_back_the_last_rename_is_made_good() {
     fs::write(ring.config().join("root.key"), vec![0u8; old]).unwrap();
     is_good_after(&ring, "old key wiped, new one beside it");
 }
+
+#[test]
+fn deleted_material_is_known_again_after_the_root_key_was_changed() {
+    use ssefs::keys::Material;
+    let ring = Ring::made();
+    let keys = ring.open().unwrap();
+    let material = |seed: u8| Material::parse(&std::array::from_fn::<u8, 32, _>(|i| seed + i as u8)).unwrap();
+    let key = keys.import_key(Some("brought"), "", &material(1)).unwrap();
+    keys.delete_material(&key).unwrap();
+    keys.change_root(NewRoot::File(None), false, &mut NoSteps).unwrap();
+    let keys = ring.open().unwrap();
+    assert!(matches!(keys.import_into(&key, &material(2)), Err(KeyError::NotNow { .. })), "other material");
+    assert_eq!(keys.import_into(&key, &material(1)).unwrap(), 1);
+    ring.is_whole(&keys);
+}
