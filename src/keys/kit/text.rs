@@ -208,7 +208,7 @@ mod tests {
     #[test]
     fn rows_survive_and_cut_or_altered_bytes_never_panic() {
         let rows = vec![vec![Value::Blob(vec![1; 16]), Value::Blob(b"/store".to_vec())]];
-        let master = vec![
+        let mut master = vec![
             Value::Text("mk-1".into()),
             Value::Null,
             Value::Text("cmk".into()),
@@ -216,9 +216,8 @@ mod tests {
             Value::Text("ü".into()),
             Value::Text("enabled".into()),
             Value::Integer(-1),
-            Value::Null,
-            Value::Null,
         ];
+        master.resize(MASTER.columns.len(), Value::Null);
         let packed = pack(7, &[(&STORE, rows.clone()), (&MASTER, vec![master.clone()])]);
         let (generation, tables) = unpack(&packed).unwrap();
         assert_eq!(generation, 7);
