@@ -50,7 +50,7 @@ tools:
 # Tests that mount run one test binary at a time (cargo does) and within one binary as RUST_TEST_THREADS says.
 test: tools
 	@packaging/need $(NEEDS_BUILD) $(NEEDS_MOUNT) $(NEEDS_TEST)
-	SSEFS_PJDFSTEST='$(TOOLS)/bin/pjdfstest' SSEFS_MOTO='$(TOOLS)/moto/bin' $(CARGO) test --release --locked
+	SSEFS_PJDFSTEST='$(TOOLS)/bin/pjdfstest' SSEFS_MOTO='$(TOOLS)/moto/bin' $(CARGO) test --release --locked --no-fail-fast
 
 bench:
 	@packaging/need $(NEEDS_BUILD) $(NEEDS_MOUNT) $(NEEDS_BENCH)

@@ -40,11 +40,8 @@ pub fn run(
         }
     };
     drop(bar);
-    if as_json {
-        print::json(&receipt)?
-    } else {
-        print::answer(&text(&receipt))?
-    };
+    // Told by the exit code as well when nobody reads it: there is no second one.
+    print::only_once(&if as_json { format!("{receipt}\n") } else { text(&receipt) })?;
     match receipt["complete"] == Value::Bool(true) {
         true => Ok(()),
         false => {

@@ -156,14 +156,17 @@ pub fn run(place: &Place, command: &KeyCmd) -> Result<(), OpError> {
             } else {
                 print::fields(&report)?
             };
-            let left =
-                report["left"].as_array().map_or(0, Vec::len) as u64 + report["left_objects"].as_u64().unwrap_or(0);
-            if left > 0 || report["finished"] == json!(false) {
-                return Err(OpError::new(
-                    ErrorCode::Incomplete,
-                    format!("not all keys of bucket {bucket} are wrapped anew"),
-                )
-                .hint("the log and --json say which; the same command goes on"));
+            let left: Vec<&str> =
+                report["left"].as_array().into_iter().flatten().filter_map(serde_json::Value::as_str).collect();
+            let objects = report["left_objects"].as_u64().unwrap_or(0);
+            if !left.is_empty() || objects > 0 || report["finished"] == json!(false) {
+                let mut what = format!("not all keys of bucket {bucket} are wrapped anew");
+                left.iter().take(5).for_each(|why| what.push_str(&format!("; {why}")));
+                if objects > 0 {
+                    what.push_str(&format!("; {objects} objects could not be"));
+                }
+                return Err(OpError::new(ErrorCode::Incomplete, what)
+                    .hint("when the reason is gone the same command goes on; --json lists all"));
             }
             Ok(())
         }

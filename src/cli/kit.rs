@@ -21,10 +21,22 @@ pub fn run(place: &Place, command: &KitCmd) -> Result<(), OpError> {
                 KitSeal::Code
             };
             let memory_kib = kdf_memory.unwrap_or(KDF_MEMORY_KIB_DEFAULT);
-            let (number, code) = keys.create_kit(&absolute(file)?, seal, memory_kib)?;
+            if matches!(seal, KitSeal::Code) {
+                print::can_be_kept()?;
+            }
+            let path = absolute(file)?;
+            let (number, code) = keys.create_kit(&path, seal, memory_kib)?;
+            let shown = |text: &str| match code {
+                None => print::answer(text),
+                // A kit whose code nobody has seen is none.
+                Some(_) => print::only_once(text).inspect_err(|_| {
+                    let _ = std::fs::remove_file(&path);
+                    let _ = keys.forget_kit(number);
+                }),
+            };
             let code = code.as_ref().map(|c| String::from_utf8_lossy(c.expose()));
             if output.json {
-                return print::json(&json!({ "number": number, "file": file, "code": code }));
+                return shown(&format!("{}\n", json!({ "number": number, "file": file, "code": code })));
             }
             let mut text = format!("recovery kit {number} is in {}\n", file.display());
             if let Some(code) = code {
@@ -33,7 +45,7 @@ pub fn run(place: &Place, command: &KitCmd) -> Result<(), OpError> {
                     "Write it down and keep it away from the file: each is worth nothing without the other.\n",
                 );
             }
-            print::answer(&text)
+            shown(&text)
         }
         KitCmd::Test { file, secret, output } => test(place, file, secret, output.json),
         KitCmd::Restore { file, secret, output } => {

@@ -18,6 +18,31 @@ pub fn answer(text: &str) -> Result<(), OpError> {
     }
 }
 
+/// What is shown once and must not get lost: an error also when nobody reads it.
+pub fn only_once(text: &str) -> Result<(), OpError> {
+    can_be_kept()?;
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|e| OpError::io("write to standard output", &e))
+}
+
+/// Err when standard output leads nowhere. What was closed when the program began is /dev/null by now.
+pub fn can_be_kept() -> Result<(), OpError> {
+    // SAFETY: stat is plain data that the call fills.
+    let (out, null) = unsafe {
+        let (mut out, mut null): (libc::stat, libc::stat) = (std::mem::zeroed(), std::mem::zeroed());
+        if libc::fstat(libc::STDOUT_FILENO, &raw mut out) != 0 {
+            return Err(OpError::io("write to standard output", &io::Error::last_os_error()));
+        }
+        libc::stat(c"/dev/null".as_ptr(), &raw mut null);
+        (out, null)
+    };
+    if out.st_mode & libc::S_IFMT == libc::S_IFCHR && out.st_rdev == null.st_rdev {
+        return Err(OpError::new(ErrorCode::Usage, "standard output is closed or /dev/null, and what is shown is shown once")
+            .hint("run it at a terminal, or send its output to a file that only you can read"));
+    }
+    Ok(())
+}
+
 /// One line for the person at the terminal, who may not be there.
 pub fn note(text: &str) {
     let _ = writeln!(io::stderr(), "ssefs: {}", printable(text));

@@ -345,6 +345,10 @@ impl Keyring {
     /// # Errors
     /// `Unwrap`: it does not come from somebody who has the present root key.
     pub fn accept_root(&self, next_id: &[u8; 8], sealed: &[u8]) -> Result<(), KeyError> {
+        // The key told last may be in force since: this one is sealed under that.
+        if let Err(e) = self.generation() {
+            log::warn!("told of a next root key: {e}");
+        }
         let root = self.root();
         let next = wrap::unwrap_next_root(&root, next_id, sealed)
             .map_err(|source| KeyError::Unwrap { what: "the next root key".into(), source })?;

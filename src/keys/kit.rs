@@ -134,13 +134,17 @@ impl Keyring {
         });
         if let Err(e) = made {
             // There is no such kit: its number may be used again.
-            let forgotten = self.change(|c| {
-                let tables = [&KIT_BUCKET, &KIT_KEY, &KIT];
-                tables.iter().try_for_each(|table| c.delete(table, "number", Value::Integer(number.into())))
-            });
-            return Err(forgotten.err().unwrap_or(e));
+            return Err(self.forget_kit(number).err().unwrap_or(e));
         }
         Ok((number, code))
+    }
+
+    /// Takes back the record of a kit that does not exist.
+    pub fn forget_kit(&self, number: u32) -> Result<(), KeyError> {
+        self.change(|c| {
+            let tables = [&KIT_BUCKET, &KIT_KEY, &KIT];
+            tables.iter().try_for_each(|table| c.delete(table, "number", Value::Integer(number.into())))
+        })
     }
 
     /// The kits that were made, by number.

@@ -10,6 +10,8 @@ const TYPE_INTENT: u8 = 3;
 const TYPE_PUTS: u8 = 4;
 /// The method whose PUTs have a salt and a verifier (FORMAT.md, Wrapped keys).
 const METHOD_CUSTOMER: u8 = 3;
+/// Salt and verifier of its customer key.
+const CUSTOMER_BYTES: usize = 64;
 /// Bytes before a record's body: type and length.
 const HEAD: usize = 5;
 /// Bytes of one chunk in an INDEX record.
@@ -219,14 +221,24 @@ pub fn key_places(bytes: &[u8], count: u32) -> Option<Vec<KeyPlace>> {
                 }
                 for _ in 0..b.u32()? {
                     let (seal, object) = (SealId(b.id()?), b.u64()?);
-                    b.take(2 + 8)?;
+                    let method = b.u8()?;
+                    b.take(1 + 8)?;
                     let n = b.u16()? as usize;
                     let start = end - tail(&b);
                     b.take(n)?;
+                    if method == METHOD_CUSTOMER {
+                        b.take(CUSTOMER_BYTES)?;
+                    }
                     out.push(KeyPlace::Put { seal, object, at: start..start + n });
                 }
             }
-            _ => {}
+            TYPE_INDEX | TYPE_COMMIT => continue,
+            t if t >= 0x80 => continue,
+            _ => return None,
+        }
+        // Two readers of one form must not drift apart unnoticed.
+        if kind == TYPE_PUTS && !b.0.is_empty() {
+            return None;
         }
     }
     Some(out)
@@ -383,8 +395,16 @@ mod tests {
         assert_eq!(got[1], Record::Puts { commit: 12, keks: vec![kek], puts: vec![put, own] });
         assert_eq!(got[2], Record::Commit(commit));
         assert_eq!(got[3], Record::Intent(intent));
+        let places = key_places(&bytes, 4).unwrap();
+        let wrapped = |p: &KeyPlace| match p {
+            KeyPlace::Put { seal: SealId([7, ..]), object: 5, at } => Some(bytes[at.clone()] == [3; 113]),
+            _ => None,
+        };
+        assert_eq!(places.iter().filter_map(wrapped).collect::<Vec<_>>(), [true, true]);
+        assert!(matches!(&places[2], KeyPlace::Intent { at, changes: 1 } if bytes[at.clone()] == [7, 0]));
         for n in 0..bytes.len() {
             assert!(parse_records(&bytes[..n], 4).is_none(), "cut at {n}");
+            assert!(key_places(&bytes[..n], 4).is_none(), "cut at {n}");
         }
         assert!(parse_records(&[9, 0, 0, 0, 0], 1).is_none(), "an unknown needed record is refused");
         assert_eq!(parse_records(&[0x80, 1, 0, 0, 0, 5], 1).unwrap(), vec![Record::Skipped(0x80)]);

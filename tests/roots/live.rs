@@ -37,6 +37,17 @@ fn who_was_told_goes_on_with_the_new_key() {
 }
 
 #[test]
+fn who_was_told_twice_and_asked_nothing_between_goes_on_too() {
+    let ring = Ring::made();
+    let (a, b) = (ring.open().unwrap(), ring.open().unwrap());
+    for _ in 0..3 {
+        a.change_root(to_passphrase(), false, &mut Tell(&b)).unwrap();
+    }
+    ring.is_whole(&b);
+    assert_eq!(a.root_id(), b.root_id());
+}
+
+#[test]
 fn who_was_not_told_finds_a_key_in_a_file_and_otherwise_says_what_happened() {
     let ring = Ring::made();
     let (a, b) = (ring.open().unwrap(), ring.open().unwrap());

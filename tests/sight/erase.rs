@@ -126,6 +126,27 @@ fn r77_no_part_of_an_erased_objects_wrapped_keys_is_left_in_the_store() {
 }
 
 #[test]
+fn r77_objects_under_customer_keys_are_erased_and_do_not_hide_others_in_the_log() {
+    let Some(mut m) = Mount::real("AES256") else { return };
+    for name in ["own", "kept"] {
+        File::create(m.at(name)).unwrap();
+        crate::mount::set_xattr(m.at(name), "user.sse.customer-key", [name.len() as u8; 32]).unwrap();
+    }
+    put(&m, "own", content(1, 50_000));
+    put(&m, "kept", content(2, 50_000));
+    put(&m, "managed", content(3, 50_000));
+    let keys = [wrapped(&m, "own"), wrapped(&m, "managed")];
+    m.remount();
+    // Locked: what is to be destroyed need not be read.
+    let receipt = erase(&m, &["own", "managed"]);
+    assert_eq!((&receipt["complete"], &receipt["objects_erased"]), (&true.into(), &2.into()), "{receipt}");
+    keys.iter().for_each(|key| assert_eq!(found(&m, key), Vec::<String>::new()));
+    crate::mount::set_xattr(m.at("kept"), "user.sse.unlock", [4; 32]).unwrap();
+    assert!(fs::read(m.at("kept")).unwrap() == content(2, 50_000));
+    assert_eq!(errno(crate::mount::set_xattr(m.at("own"), "user.sse.unlock", [3; 32])), libc::EKEYREVOKED);
+}
+
+#[test]
 fn r77_a_directory_is_erased_without_a_mount_and_the_receipt_is_text_too() {
     let Some(mut m) = Mount::real("") else { return };
     fs::create_dir_all(m.at("d/e")).unwrap();
