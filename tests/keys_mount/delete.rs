@@ -91,6 +91,11 @@ fn r75_objects_that_are_open_or_not_yet_committed_count() {
     let Some(m) = Mount::real("") else { return };
     let id = make_key(&m, "mine");
     set_xattr(m.path(), RULE, "KMS:mine").unwrap();
+    // A neighbour under a customer's key has nothing to do with it, and must not get in the way.
+    fs::write(m.at("theirs"), "").unwrap();
+    let customer: String = (33u8..65).map(char::from).collect();
+    set_xattr(m.at("theirs"), "user.sse.customer-key", &customer).unwrap();
+    fs::write(m.at("theirs"), "sealed by them").unwrap();
     let f = fs::File::create(m.at("f")).unwrap();
     use std::io::Write;
     (&f).write_all(b"not closed yet").unwrap();
