@@ -36,6 +36,8 @@ impl AtTerminal {
         // SAFETY: the closure calls only setsid and ioctl, which are safe between fork and exec.
         unsafe {
             command.pre_exec(move || {
+                // A test program in the background of a shell has it ignored.
+                libc::signal(libc::SIGINT, libc::SIG_DFL);
                 libc::setsid();
                 libc::ioctl(theirs, libc::TIOCSCTTY, 0);
                 Ok(())
