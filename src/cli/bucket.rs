@@ -32,7 +32,10 @@ pub fn run(place: &Place, command: &BucketCmd) -> Result<(), OpError> {
         }
         BucketCmd::List(output) => list(place, output.json),
         BucketCmd::Show { bucket, output } => {
-            let info = place::run(place, bucket, &Command::Info, &Quiet)?;
+            let mut info = place::run(place, bucket, &Command::Info, &Quiet)?;
+            if let (false, Some(created)) = (output.json, info["created"].as_i64()) {
+                info["created"] = print::time(created).into();
+            }
             if output.json { print::json(&info) } else { print::fields(&info) }
         }
         BucketCmd::Compact { bucket } => {

@@ -1,5 +1,5 @@
 //! Customer keys on the command line: read from a file or a descriptor, never from an argument, and given to a mount for the
-//! user who calls (`ssefs object unlock`, `lock`, and the mount option `customer_key_file`).
+//! user who calls (`ssefs object set-key`, `unlock`, `lock`, and the mount option `customer_key_file`).
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
@@ -16,6 +16,15 @@ use crate::crypto::customer::CUSTOMER_TEXT_BYTES_MAX;
 use crate::crypto::secret::CustomerKey;
 use crate::fuse::{ioctl, mount_table};
 use crate::ops::{ErrorCode, OpError};
+
+/// The key from whichever was named.
+pub fn read(file: Option<&Path>, fd: Option<i32>) -> Result<CustomerKey, OpError> {
+    match (file, fd) {
+        (Some(file), _) => read_file(file),
+        (None, Some(fd)) => read_fd(fd),
+        (None, None) => Err(OpError::usage("a key is missing: --key-file or --key-fd")),
+    }
+}
 
 /// The key in a file, which others may not be able to read.
 pub fn read_file(path: &Path) -> Result<CustomerKey, OpError> {
@@ -74,6 +83,19 @@ pub fn unlock(path: &Path, key: &CustomerKey) -> Result<(), OpError> {
         print::note("whether it is the right key, the files below it tell: each has its own");
     }
     Ok(())
+}
+
+/// Ask for encryption with this key: for a file, which is converted, or for new files below a directory.
+pub fn set(path: &Path, key: &CustomerKey) -> Result<(), OpError> {
+    use std::os::unix::ffi::OsStrExt;
+    let at = on_mount(path)?;
+    let file = std::ffi::CString::new(at.as_os_str().as_bytes()).map_err(|_| OpError::usage("a path has no NUL"))?;
+    let bytes = key.expose();
+    // SAFETY: both strings end with NUL, and the value is as long as is said.
+    let done = unsafe {
+        libc::setxattr(file.as_ptr(), c"user.sse.customer-key".as_ptr(), bytes.as_ptr().cast(), bytes.len(), 0)
+    };
+    if done == 0 { Ok(()) } else { Err(refused("set the customer key of", &at, &io::Error::last_os_error())) }
 }
 
 /// Lock it again.

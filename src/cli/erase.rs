@@ -46,7 +46,7 @@ pub fn run(
         true => Ok(()),
         false => {
             Err(OpError::new(ErrorCode::Incomplete, "the erasure is not complete; the receipt says what is missing")
-                .hint("go on with: ssefs object erase --resume BUCKET:"))
+                .hint(format!("go on with: ssefs object erase --resume {}:", print::cell(&receipt["bucket"]))))
         }
     }
 }

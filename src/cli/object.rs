@@ -50,13 +50,11 @@ pub fn run(place: &Place, command: &ObjectCmd) -> Result<(), OpError> {
             let shown = ask(place, &at, &Command::ObjectShow { path }, &Quiet)?;
             if output.json { print::json(&shown) } else { print::fields(&shown) }
         }
+        ObjectCmd::SetKey { path, key_file, key_fd } => {
+            customer::set(path, &customer::read(key_file.as_deref(), *key_fd)?)
+        }
         ObjectCmd::Unlock { path, key_file, key_fd } => {
-            let key = match (key_file, key_fd) {
-                (Some(file), _) => customer::read_file(file)?,
-                (None, Some(fd)) => customer::read_fd(*fd)?,
-                (None, None) => return Err(OpError::usage("a key is missing: --key-file or --key-fd")),
-            };
-            customer::unlock(path, &key)
+            customer::unlock(path, &customer::read(key_file.as_deref(), *key_fd)?)
         }
         ObjectCmd::Lock { path } => customer::lock(path),
         ObjectCmd::Effective { path, output } => {

@@ -86,6 +86,24 @@ pub enum ObjectCmd {
         #[arg(long, value_name = "N", group = "key")]
         key_fd: Option<i32>,
     },
+    /// Encrypt a file, or new files below a directory, with a customer key (SSE-C), which is read and never an argument
+    #[command(
+        after_help = "A file with content is converted; one that has another customer key, which must be unlocked, gets its\n\
+        data key wrapped anew. For you it is unlocked by that. A lost customer key is a lost object.\n\
+        Examples: openssl rand 32 > ~/photos.key && chmod 600 ~/photos.key\n          \
+        ssefs object set-key /mnt/photos/private --key-file ~/photos.key"
+    )]
+    #[command(group(clap::ArgGroup::new("key").required(true)))]
+    SetKey {
+        /// A file or directory on a mount
+        path: PathBuf,
+        /// Read the key from this file, which only you may be able to read (mode 0600)
+        #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, group = "key")]
+        key_file: Option<PathBuf>,
+        /// Read the key from this open file descriptor
+        #[arg(long, value_name = "N", group = "key")]
+        key_fd: Option<i32>,
+    },
     /// Take it back: what was opened by it is written down, and cut off also where it is open
     Lock {
         /// A file or directory on a mount

@@ -74,6 +74,12 @@ impl Place {
         if self.has_store() {
             return Ok(&self.store);
         }
+        if let Err(e) = self.store.join("store.id").symlink_metadata()
+            && e.kind() == std::io::ErrorKind::PermissionDenied
+        {
+            let what = format_args!("look into the store {}", self.store.display());
+            return Err(OpError::io(what, &e).hint("it belongs to another user: name your own with --store"));
+        }
         Err(OpError::new(ErrorCode::NotFound, format!("there is no store in {}", self.store.display()))
             .hint("make the first bucket: ssefs mount NAME DIR --create, or ssefs bucket create NAME (or name another store with --store)"))
     }
@@ -128,6 +134,12 @@ impl Place {
         loop {
             let needed = keys::needed_root(&self.config)?;
             if needed.is_none() {
+                if let Err(e) = keys::keyring_path(&self.config).symlink_metadata()
+                    && e.kind() == std::io::ErrorKind::PermissionDenied
+                {
+                    let what = format_args!("look into {}", self.config.display());
+                    return Err(OpError::io(what, &e).hint("it belongs to another user: name your own with --config"));
+                }
                 return Err(KeyError::KeyringMissing(keys::keyring_path(&self.config)).into());
             }
             match self.keyring_with(needed.as_ref()) {

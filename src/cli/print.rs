@@ -37,8 +37,11 @@ pub fn can_be_kept() -> Result<(), OpError> {
         (out, null)
     };
     if out.st_mode & libc::S_IFMT == libc::S_IFCHR && out.st_rdev == null.st_rdev {
-        return Err(OpError::new(ErrorCode::Usage, "standard output is closed or /dev/null, and what is shown is shown once")
-            .hint("run it at a terminal, or send its output to a file that only you can read"));
+        return Err(OpError::new(
+            ErrorCode::Usage,
+            "standard output is closed or /dev/null, and what is shown is shown once",
+        )
+        .hint("run it at a terminal, or send its output to a file that only you can read"));
     }
     Ok(())
 }

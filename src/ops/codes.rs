@@ -17,6 +17,10 @@ impl From<KeyError> for OpError {
                 "--passphrase-file FILE, --passphrase-fd N or --passphrase-command COMMAND; in fstab the option \
                  passphrase_file=FILE; or keep the root key where nobody is asked: ssefs key root change",
             ),
+            KeyError::Disabled(key) => error.hint(format!("to use it again: ssefs key enable {key}")),
+            KeyError::PendingDeletion(key) => {
+                error.hint(format!("to keep it: ssefs key cancel-deletion {key}, then ssefs key enable {key}"))
+            }
             _ => error,
         }
     }
@@ -24,7 +28,10 @@ impl From<KeyError> for OpError {
 
 impl From<BucketError> for OpError {
     fn from(e: BucketError) -> OpError {
-        OpError::new(of_bucket(&e), e.to_string())
+        match e {
+            BucketError::Key(e) => e.into(),
+            e => OpError::new(of_bucket(&e), e.to_string()),
+        }
     }
 }
 

@@ -201,3 +201,24 @@ fn the_mount_option_unlocks_what_its_key_opens_for_everybody_on_roots_mount() {
     m.mount();
     assert_eq!(as_user(USER, || fs::read(&f).unwrap()), b"content");
 }
+
+#[test]
+fn r25_a_key_is_set_on_the_command_line_without_being_an_argument() {
+    if crate::mount::skip_without_ssefs() {
+        return;
+    }
+    let m = Mount::builder().rule("AES256").mount();
+    let file = key_file(&m, "key", &key(1), 0o600);
+    let set = |name: &str| {
+        m.ssefs(&["object", "set-key", m.at(name).to_str().unwrap(), "--key-file", file.to_str().unwrap()])
+    };
+    fs::write(m.at("f"), b"content").unwrap();
+    fs::create_dir(m.at("d")).unwrap();
+    set("f").ok();
+    set("d").ok();
+    fs::write(m.at("d/new"), b"new").unwrap();
+    for (name, content) in [("f", &b"content"[..]), ("d/new", b"new")] {
+        assert_eq!((method(&m, name), fs::read(m.at(name)).unwrap()), ("SSE-C".into(), content.into()), "{name}");
+    }
+    set("nothing-here").fails_saying(&["nothing-here"]);
+}
