@@ -86,7 +86,7 @@ fn target(to: &RootTo) -> Result<NewRoot, OpError> {
         ("file", None) => Ok(NewRoot::File(None)),
         ("file", Some(path)) => Ok(NewRoot::File(Some(super::place::absolute(Path::new(path))?))),
         ("passphrase", None) => Ok(NewRoot::Passphrase {
-            passphrase: secrets::new_passphrase(&to.new, "the root key")?,
+            passphrase: secrets::new_passphrase(&to.new, "the new root key")?,
             memory_kib: to.new.kdf_memory.unwrap_or(KDF_MEMORY_KIB_DEFAULT),
         }),
         ("command", Some(command)) => Ok(NewRoot::Command(secrets::command_line(command)?)),

@@ -15,10 +15,10 @@ pub enum KeyError {
         needed.as_ref().map(|id| format!(" (the keyring needs the one with id {id})")).unwrap_or_default()
     )]
     RootMissing { path: PathBuf, needed: Option<String> },
-    #[error("cannot read the root key {path}: {source}")]
+    #[error("cannot read the secret in {path}: {source}")]
     RootUnreadable { path: PathBuf, source: io::Error },
     #[error(
-        "the root key {path} can be read by others (mode {mode:04o}): run chmod 600 on it, and consider it known to them"
+        "{path} holds a secret and can be read by others (mode {mode:04o}): run chmod 600 on it, and consider what it holds known to them"
     )]
     RootTooOpen { path: PathBuf, mode: u32 },
     #[error("{path} belongs to user {uid}, who can read it: run chown on it, and consider it known to that user")]

@@ -13,6 +13,12 @@ impl From<KeyError> for OpError {
     fn from(e: KeyError) -> OpError {
         let error = OpError::new(of_key(&e), e.to_string());
         match e {
+            KeyError::NoPassphrase { what, .. } if what.contains("kit") => {
+                error.hint("--kit-passphrase-file FILE, --kit-passphrase-fd N or --kit-passphrase-command COMMAND")
+            }
+            KeyError::NoPassphrase { what, .. } if what.contains("new") => {
+                error.hint("--new-passphrase-file FILE, --new-passphrase-fd N or --new-passphrase-command COMMAND")
+            }
             KeyError::NoPassphrase { .. } => error.hint(
                 "--passphrase-file FILE, --passphrase-fd N or --passphrase-command COMMAND; in fstab the option \
                  passphrase_file=FILE; or keep the root key where nobody is asked: ssefs key root change",

@@ -157,14 +157,14 @@ fn a_new_passphrase_is_typed_twice() {
     s.ssefs(&["key", "create"]).ok();
     let change = ["key", "root", "change", "--to", "passphrase", "--kdf-memory", "1M"];
     let mut t = AtTerminal::start(&s, &change);
-    t.answer("New passphrase for the root key: ", "correct horse\n");
+    t.answer("New passphrase for the new root key: ", "correct horse\n");
     t.answer("Once more: ", "correct hearse\n");
     let (status, seen) = t.end();
     assert_eq!(status.code(), Some(2), "{seen}");
     assert!(seen.contains("differ"), "{seen}");
     assert!(s.path("config/root.key").exists(), "nothing was changed");
     let mut t = AtTerminal::start(&s, &change);
-    t.answer("New passphrase for the root key: ", "correct horse\n");
+    t.answer("New passphrase for the new root key: ", "correct horse\n");
     t.answer("Once more: ", "correct horse\n");
     let (status, seen) = t.end();
     assert!(status.success() && !seen.contains("horse"), "{seen}");
