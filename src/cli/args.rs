@@ -90,11 +90,20 @@ pub enum Cmd {
     /// What is encrypted by which method, key and version, and whether everything is as the rules want it
     Coverage(CoverageArgs),
     /// Measure how fast this machine seals, opens, wraps and unwraps
-    Speed(Output),
+    Speed(SpeedArgs),
     /// Verify a bucket: its structure, and with --read-data every byte
     Check(CheckArgs),
     /// Print a completion script, for example: ssefs completions bash > /etc/bash_completion.d/ssefs
     Completions { shell: clap_complete::Shell },
+}
+
+#[derive(Debug, Args)]
+pub struct SpeedArgs {
+    /// Measure wrapping and unwrapping under this master key too, by id or alias: a few calls, which its service may bill
+    #[arg(long, value_name = "KEY")]
+    pub key: Vec<String>,
+    #[command(flatten)]
+    pub output: Output,
 }
 
 #[derive(Debug, Args)]

@@ -80,7 +80,9 @@ pub fn unlock(path: &Path, key: &CustomerKey) -> Result<(), OpError> {
     let (dir, name) = ioctl::place_of(&at).map_err(|e| unopened(&at, &e))?;
     ioctl::unlock(&dir, &name, key).map_err(|e| refused("unlock", &at, &e))?;
     if name.is_empty() {
-        print::note("whether it is the right key, the files below it tell: each has its own");
+        print::note(
+            "whether it is the right key, the files below it tell: each has its own. New files take this key only where ssefs object set-key has asked for it",
+        );
     }
     Ok(())
 }

@@ -174,7 +174,7 @@ pub fn run(place: &Place, command: &KeyCmd) -> Result<(), OpError> {
 }
 
 /// A key by id or alias, or as `bucket:NAME` the managed key of a bucket.
-fn find(keys: &Keyring, name: &str) -> Result<KeyInfo, OpError> {
+pub fn find(keys: &Keyring, name: &str) -> Result<KeyInfo, OpError> {
     let bucket = match name.strip_prefix("bucket:") {
         Some(bucket) => Some(Names::of(keys).bucket(bucket).ok_or_else(|| KeyError::BucketUnknown(bucket.to_owned()))?),
         None => None,

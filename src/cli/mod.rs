@@ -86,7 +86,7 @@ fn run(cli: Cli) -> Result<(), OpError> {
         Cmd::Key(command) => key::run(&at()?, &command),
         Cmd::Object(command) => object::run(&at()?, &command),
         Cmd::Coverage(args) => coverage::run(&at()?, &args),
-        Cmd::Speed(output) => speed::run(output.json),
+        Cmd::Speed(args) => speed::run(&at()?, &args),
         Cmd::Check(args) => check::run(&at()?, &args),
         Cmd::Completions { shell } => {
             let mut script = Vec::new();

@@ -1,11 +1,20 @@
 //! `ssefs speed`: figures of this machine, as a table or JSON.
 
+use super::args::SpeedArgs;
+use super::place::Place;
 use super::print::{self, Bar};
 use crate::ops::{ErrorCode, OpError, speed};
 
-pub fn run(as_json: bool) -> Result<(), OpError> {
+pub fn run(place: &Place, args: &SpeedArgs) -> Result<(), OpError> {
+    let as_json = args.output.json;
+    let keyring = if args.key.is_empty() { None } else { Some(place.keyring()?) };
+    let mut ids = Vec::new();
+    for name in &args.key {
+        ids.extend(keyring.iter().map(|keys| super::key::find(keys, name).map(|k| k.id)));
+    }
+    let ids = ids.into_iter().collect::<Result<Vec<_>, _>>()?;
     let bar = Bar::new();
-    let s = speed::measure(&bar)?;
+    let s = speed::measure(keyring.as_ref().map(|k| (k, &ids[..])), &bar)?;
     drop(bar);
     if as_json {
         let value = serde_json::to_value(&s).map_err(|e| OpError::new(ErrorCode::General, e.to_string()))?;

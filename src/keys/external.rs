@@ -16,7 +16,7 @@ use super::rows::{MasterRow, Snapshot};
 use crate::crypto::CryptoError;
 use crate::crypto::secret::{Kek, MasterKey};
 use crate::crypto::wrap::{self, KekCtx};
-use crate::types::KeyId;
+use crate::types::{BucketId, KekId, KeyId};
 
 /// First byte of a KEK that an external service's secret wraps.
 const EXTERNAL: u8 = 2;
@@ -214,6 +214,27 @@ impl Keyring {
             })
         });
         made.inspect_err(|_| next.unmake())
+    }
+
+    /// Mean time of wrapping and of unwrapping a KEK under a key, over this many calls of each; an external service counts
+    /// and bills them. Nothing is kept.
+    pub fn time_calls(&self, key: &KeyId, calls: u32) -> Result<(Duration, Duration), KeyError> {
+        let (version, wrapper) = self.read(|inner| {
+            let version = masters::newest(&inner.snapshot, key)?;
+            Ok((version, self.wrapper(inner, key, version)?))
+        })?;
+        let bucket = BucketId(crate::crypto::secret::random_id()?);
+        let (ctx, kek) = (KekCtx { bucket, kek: KekId(0), key_id: key }, Kek::random()?);
+        let (mut wrapping, mut unwrapping) = (Duration::ZERO, Duration::ZERO);
+        for _ in 0..calls.max(1) {
+            let begun = Instant::now();
+            let wrapped = wrapper.wrap(&ctx, &kek)?;
+            wrapping += begun.elapsed();
+            let begun = Instant::now();
+            wrapper.unwrap(version, &ctx, &wrapped)?;
+            unwrapping += begun.elapsed();
+        }
+        Ok((wrapping / calls.max(1), unwrapping / calls.max(1)))
     }
 
     /// What wraps under this version of a usable key.

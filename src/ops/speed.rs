@@ -12,6 +12,7 @@ use crate::crypto::derive;
 use crate::crypto::secret::{BucketKey, DataKey, Kek, MasterKey, fill_random};
 use crate::crypto::sm4::Sm4Gcm;
 use crate::crypto::wrap::{self, KekCtx};
+use crate::keys::{KeyService, Keyring};
 use crate::types::{BucketId, FRAME_OVERHEAD, KekId, KeyId, OpenId, SealId};
 
 /// Sizes of a chunk that are measured, bytes.
@@ -46,7 +47,10 @@ pub struct Speed {
     pub providers: Vec<ProviderSpeed>,
 }
 
-/// A provider to measure. Others join the list of [`providers`].
+/// Calls of each kind to an external service, which may bill them.
+const SERVICE_CALLS: u32 = 5;
+
+/// A provider to measure by many calls.
 struct Provider {
     name: String,
     /// Wraps a new key; the wrapped form.
@@ -75,9 +79,11 @@ fn rounded(x: f64) -> f64 {
     (x * 10.0).round() / 10.0
 }
 
+/// All ciphers, the embedded keyring, and of a keyring the keys that are named, wherever they lie.
+///
 /// # Errors
 /// Random numbers that are not to be had, and a provider that fails.
-pub fn measure(progress: &dyn Progress) -> Result<Speed, OpError> {
+pub fn measure(keys: Option<(&Keyring, &[KeyId])>, progress: &dyn Progress) -> Result<Speed, OpError> {
     let (seal, open) = (SealId([1; 16]), OpenId([2; 16]));
     let data = DataKey::random().map_err(failed)?;
     let short = DataKey::random_sm4().map_err(failed)?;
@@ -124,7 +130,8 @@ pub fn measure(progress: &dyn Progress) -> Result<Speed, OpError> {
             });
         }
     }
-    for p in providers()? {
+    let p = embedded()?;
+    {
         let wrapped = (p.wrap)()?;
         let wrapping = timed(|| (p.wrap)().map(drop))?;
         progress.advance(1);
@@ -137,12 +144,21 @@ pub fn measure(progress: &dyn Progress) -> Result<Speed, OpError> {
             wraps_per_s: (1.0 / wrapping).round(),
         });
     }
+    for (keyring, key) in keys.iter().flat_map(|(ring, keys)| keys.iter().map(move |k| (ring, k))) {
+        let (wrapping, unwrapping) = keyring.time_calls(key, SERVICE_CALLS)?;
+        let info = keyring.describe(key)?;
+        out.providers.push(ProviderSpeed {
+            provider: format!(
+                "{} ({})",
+                info.alias.unwrap_or(info.id.0),
+                info.provider.as_deref().unwrap_or("keyring")
+            ),
+            wrap_us: rounded(wrapping.as_secs_f64() * 1e6),
+            unwrap_us: rounded(unwrapping.as_secs_f64() * 1e6),
+            wraps_per_s: (1.0 / wrapping.as_secs_f64()).round(),
+        });
+    }
     Ok(out)
-}
-
-/// Every provider that can be measured on this machine.
-fn providers() -> Result<Vec<Provider>, OpError> {
-    Ok(vec![embedded()?])
 }
 
 /// The keyring of ssefs itself: a KEK under a master key in memory.
@@ -174,7 +190,7 @@ mod tests {
 
     #[test]
     fn every_cipher_and_provider_has_a_figure() {
-        let s = measure(&super::super::Quiet).unwrap();
+        let s = measure(None, &super::super::Quiet).unwrap();
         assert_eq!((s.ciphers.len(), s.providers.len()), (3 * SIZES.len(), 1));
         assert!(s.ciphers.iter().all(|c| c.seal_mb_s > 0.0 && c.open_mb_s > 0.0), "{s:?}");
         assert!(s.providers.iter().all(|p| p.wrap_us > 0.0 && p.unwrap_us > 0.0), "{s:?}");

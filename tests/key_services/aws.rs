@@ -214,3 +214,20 @@ fn r30_a_key_disabled_in_the_keyring_is_revoked_whatever_its_service_says() {
         .fails_saying(&["another key service keeps it"]);
     m.ssefs(&["key", "delete", "ext"]).fails_saying(&["in use by"]);
 }
+
+#[test]
+fn speed_measures_a_key_of_a_service_by_a_few_calls() {
+    if skip_without_ssefs() {
+        return;
+    }
+    let kms = Kms::start();
+    let m = mounted(&kms, &[]);
+    let before = (kms.calls("GenerateDataKey"), kms.calls("Decrypt"));
+    let s = m.ssefs(&["speed", "--json", "--key", "ext"]).json();
+    let providers = s["providers"].as_array().unwrap();
+    assert_eq!(providers.len(), 2, "{s}");
+    assert!(providers[1]["provider"].as_str().unwrap().starts_with("ext (aws-kms"), "{s}");
+    assert!(providers.iter().all(|p| p["wrap_us"].as_f64().unwrap() > 0.0 && p["unwrap_us"].as_f64().unwrap() > 0.0));
+    assert_eq!((kms.calls("GenerateDataKey"), kms.calls("Decrypt")), (before.0 + 5, before.1 + 5));
+    m.ssefs(&["speed", "--key", "nobody"]).fails_saying(&["KMS.NotFoundException"]);
+}
